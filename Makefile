@@ -1,0 +1,46 @@
+# The few verbs of this project. `demo`, `dev` and `test` make .venv from the lock file by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.locked
+# Two test processes on two cores; the suite waits on databases more than it computes.
+TEST_PROCESSES ?= 2
+
+.PHONY: setup demo dev test lint format proof clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: setup
+	@$(BIN)/python manage.py demo
+
+dev: setup
+	@$(BIN)/python manage.py dev
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	DJANGO_SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(64))') \
+	DJANGO_ALLOWED_HOSTS=shop.example $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+test: lint
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The crash and race tests at full size, ten times over, in ten random orders.
+proof: setup
+	for round in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -n $(TEST_PROCESSES) tests/crash tests/e2e || exit 1; done
+
+clean:
+	rm -rf .venv .local staticfiles .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Payments: what was charged and refunded, and the gateways that do it."""

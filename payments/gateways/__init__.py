@@ -1,0 +1,1 @@
+"""Payment gateways: the protocol every gateway keeps, and the sandbox that implements it."""
