@@ -1,0 +1,1 @@
+"""The project's frame: settings, the Temporal connection, embedded services, URLs."""
