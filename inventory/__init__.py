@@ -1,0 +1,1 @@
+"""Inventory: products, stock, holds and the ledger of every movement."""

@@ -1,0 +1,175 @@
+"""All writes to products, stock and holds. Every change of stock appends a movement."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+
+from inventory.models import Hold, HoldState, MovementKind, Product, StockItem, StockMovement
+from orders.models import OrderLine, StepKey, StepState
+from orders.refusals import OutOfStock, StateConflict
+
+
+@transaction.atomic
+def reserve_inventory(*, order_id: UUID | str) -> None:
+    """Hold every line of the order, or none. Repeating it changes nothing.
+
+    Locks the step key, then one stock row per SKU in SKU order, so that two orders never wait for each
+    other in a circle. Raises OutOfStock naming the line, AlreadyUndone after the release.
+    """
+    StepKey.objects.lock_step(order_id, "reserve_inventory")
+    if Hold.objects.filter(order_id=order_id).exists():
+        return
+    lines = list(OrderLine.objects.filter(order_id=order_id).order_by("sku"))
+    products = Product.objects.in_bulk([line.sku for line in lines], field_name="sku")
+    for line in lines:
+        product = products[line.sku]
+        held = StockItem.objects.filter(product=product, available__gte=line.quantity).update(
+            reserved=F("reserved") + line.quantity
+        )
+        if not held:
+            available = StockItem.objects.filter(product=product).values_list("available", flat=True).first()
+            raise OutOfStock(f"{line.sku}: {line.quantity} ordered, {available or 0} available")
+    Hold.objects.bulk_create(
+        [Hold(order_id=order_id, product=products[line.sku], quantity=line.quantity) for line in lines]
+    )
+    StockMovement.objects.bulk_create(
+        [
+            StockMovement(
+                product=products[line.sku],
+                order_id=order_id,
+                kind=MovementKind.RESERVED,
+                reserved_change=line.quantity,
+            )
+            for line in lines
+        ]
+    )
+
+
+@transaction.atomic
+def release_inventory(*, order_id: UUID | str) -> StepState:
+    """Give the order's holds back. Returns what there was to undo. Repeating it changes nothing.
+
+    Writes the tombstone of `reserve_inventory` under its key, then locks stock rows in SKU order.
+    """
+    key = StepKey.objects.lock_undo(order_id, "reserve_inventory")
+    if key.resolved_at is not None:
+        return StepState.RESOLVED
+    return _give_back(order_id=order_id, kind=MovementKind.RELEASED, state=HoldState.RELEASED)
+
+
+@transaction.atomic
+def settle_holds_by_hand(*, order_id: UUID | str) -> None:
+    """Book the order's holds as settled by a person, in place of a release that is stuck.
+
+    The caller holds the key of `reserve_inventory`.
+    """
+    _give_back(order_id=order_id, kind=MovementKind.SETTLED_BY_HAND, state=HoldState.SETTLED_BY_HAND)
+
+
+def _give_back(*, order_id: UUID | str, kind: MovementKind, state: HoldState) -> StepState:
+    holds = list(Hold.objects.filter(order_id=order_id).select_related("product").order_by("product__sku"))
+    if not holds:
+        return StepState.NOTHING_TO_UNDO
+    held = [hold for hold in holds if hold.state == HoldState.HELD]
+    for hold in held:
+        StockItem.objects.filter(product_id=hold.product_id).update(reserved=F("reserved") - hold.quantity)
+    StockMovement.objects.bulk_create(
+        [
+            StockMovement(
+                product_id=hold.product_id, order_id=order_id, kind=kind, reserved_change=-hold.quantity
+            )
+            for hold in held
+        ]
+    )
+    Hold.objects.filter(pk__in=[hold.pk for hold in held]).update(state=state)
+    return StepState.DONE
+
+
+@transaction.atomic
+def sell_holds(*, order_id: UUID | str) -> None:
+    """Turn the order's holds into sales: the goods leave the house. The caller holds the order's row."""
+    holds = list(
+        Hold.objects.filter(order_id=order_id, state=HoldState.HELD)
+        .select_related("product")
+        .order_by("product__sku")
+    )
+    for hold in holds:
+        StockItem.objects.filter(product_id=hold.product_id).update(
+            on_hand=F("on_hand") - hold.quantity, reserved=F("reserved") - hold.quantity
+        )
+    StockMovement.objects.bulk_create(
+        [
+            StockMovement(
+                product_id=hold.product_id,
+                order_id=order_id,
+                kind=MovementKind.SOLD,
+                on_hand_change=-hold.quantity,
+                reserved_change=-hold.quantity,
+            )
+            for hold in holds
+        ]
+    )
+    Hold.objects.filter(pk__in=[hold.pk for hold in holds]).update(state=HoldState.SOLD)
+
+
+@transaction.atomic
+def create_product(*, product: Product) -> None:
+    """Save a new product together with its stock, which is empty."""
+    product.save(force_insert=True)
+    StockItem.objects.create(product=product)
+
+
+@transaction.atomic
+def book_stock(*, product_id: int, change: int, note: str) -> None:
+    """Book what a person counted: units that came in, or a correction downwards. Locks the stock row.
+
+    Raises StateConflict when fewer would remain than orders hold.
+    """
+    if change > 0:
+        receive_stock(product_id=product_id, quantity=change, note=note)
+    else:
+        adjust_stock(product_id=product_id, change=change, note=note)
+
+
+@transaction.atomic
+def receive_stock(*, product_id: int, quantity: int, note: str = "") -> None:
+    """Book `quantity` (at least 1) units in. Makes and locks the stock row."""
+    if quantity < 1:
+        raise ValueError("receive at least one unit")
+    StockItem.objects.get_or_create(product_id=product_id)
+    StockItem.objects.filter(product_id=product_id).update(on_hand=F("on_hand") + quantity)
+    StockMovement.objects.create(
+        product_id=product_id, kind=MovementKind.RECEIVED, on_hand_change=quantity, note=note
+    )
+
+
+@transaction.atomic
+def adjust_stock(*, product_id: int, change: int, note: str) -> None:
+    """Correct the stock on hand by `change` units, never below what is held. Locks the stock row.
+
+    Raises StateConflict when fewer would remain than orders hold.
+    """
+    changed = StockItem.objects.filter(product_id=product_id, available__gte=-change).update(
+        on_hand=F("on_hand") + change
+    )
+    if not changed:
+        raise StateConflict("Fewer units would remain than orders hold; release or ship those orders first.")
+    StockMovement.objects.create(
+        product_id=product_id, kind=MovementKind.ADJUSTED, on_hand_change=change, note=note
+    )
+
+
+@transaction.atomic
+def top_up_stock(*, targets: Iterable[tuple[int, int]], note: str) -> int:
+    """Receive what each (product id, target) lacks in available units. Returns the units received."""
+    received = 0
+    for product_id, target in sorted(targets):
+        StockItem.objects.get_or_create(product_id=product_id)
+        item = StockItem.objects.select_for_update().get(product_id=product_id)
+        missing = target - (item.on_hand - item.reserved)
+        if missing > 0:
+            receive_stock(product_id=product_id, quantity=missing, note=note)
+            received += missing
+    return received

@@ -1,0 +1,1 @@
+"""Notifications: the mails a customer gets about an order."""

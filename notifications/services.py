@@ -1,0 +1,99 @@
+"""All writes to mails: each is stored as it will be sent, then sent, then marked as sent."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+from django.conf import settings
+from django.core.mail import EmailMultiAlternatives
+from django.db import transaction
+from django.db.models import Sum
+from django.template.loader import render_to_string
+from django.utils import timezone
+
+from notifications.models import EmailKind, EmailMessage, EmailState
+from orders.models import Order, StepKey
+
+STEP = "send_confirmation_email"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEmail:
+    """A stored mail, and whether it still has to be sent."""
+
+    email: EmailMessage
+    is_due: bool
+
+
+@transaction.atomic
+def prepare_confirmation(*, order_id: UUID | str) -> PreparedEmail:
+    """Store the confirmation mail. Locks the step key. Raises AlreadyUndone once it is undone."""
+    StepKey.objects.lock_step(order_id, STEP)
+    return _store(order_id, EmailKind.CONFIRMATION)
+
+
+@transaction.atomic
+def prepare_cancellation(*, order_id: UUID | str) -> PreparedEmail:
+    """Write the tombstone of the confirmation and store the cancellation mail. Locks the step key."""
+    StepKey.objects.lock_undo(order_id, STEP)
+    return _store(order_id, EmailKind.CANCELLATION)
+
+
+def _store(order_id: UUID | str, kind: EmailKind) -> PreparedEmail:
+    email = EmailMessage.objects.filter(order_id=order_id, kind=kind).first()
+    if email is None:
+        order = Order.objects.prefetch_related("lines").get(pk=order_id)
+        context = {
+            "order": order,
+            "lines": order.lines.all(),
+            "shop_name": settings.SHOP_NAME,
+            "refunded": _get_refunded(order_id),
+        }
+        email = EmailMessage.objects.create(
+            order=order,
+            kind=kind,
+            # Stable, so that a mail sent twice after a crash is recognised as one.
+            message_id=f"<{kind}.{order_id}@{settings.DEFAULT_FROM_EMAIL.rpartition('@')[2]}>",
+            recipient=order.customer_email,
+            subject=render_to_string(f"emails/{kind}_subject.txt", context).strip(),
+            text=render_to_string(f"emails/{kind}.txt", context),
+            html=render_to_string(f"emails/{kind}.html", context),
+        )
+    return PreparedEmail(email=email, is_due=email.state == EmailState.PENDING)
+
+
+def _get_refunded(order_id: UUID | str) -> Decimal:
+    """What the customer gets back, read through the order: this app does not know the payments app."""
+    refunded: Decimal = Order.objects.filter(
+        pk=order_id, payment__events__kind__in=["refunded", "settled_outside"]
+    ).aggregate(total=Sum("payment__events__amount", default=Decimal(0)))["total"]
+    return -refunded
+
+
+def build_message(email: EmailMessage) -> EmailMultiAlternatives:
+    """The stored mail as a message for Django's e-mail backend."""
+    message = EmailMultiAlternatives(
+        subject=email.subject,
+        body=email.text,
+        to=[email.recipient],
+        headers={"Message-ID": email.message_id},
+    )
+    message.attach_alternative(email.html, "text/html")
+    return message
+
+
+@transaction.atomic
+def record_sent(*, email_id: int) -> None:
+    """Mark the mail as sent. Repeating it changes nothing."""
+    EmailMessage.objects.filter(pk=email_id, state=EmailState.PENDING).update(
+        state=EmailState.SENT, sent_at=timezone.now()
+    )
+
+
+@transaction.atomic
+def settle_cancellation_by_hand(*, order_id: UUID | str) -> None:
+    """Book the cancellation mail as delivered some other way. The caller holds the step key."""
+    prepared = _store(order_id, EmailKind.CANCELLATION)
+    EmailMessage.objects.filter(pk=prepared.email.pk, state=EmailState.PENDING).update(
+        state=EmailState.SETTLED_BY_HAND
+    )

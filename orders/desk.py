@@ -1,0 +1,70 @@
+"""The one door to the desk: admin, views, API and commands all come through here.
+
+Each function is one service call and the hand-over of what Temporal must be told. They raise what the
+service raises: InvalidOrder, StateConflict, Order.DoesNotExist.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.contrib.auth.models import User
+from django.db import transaction
+
+from orders import services
+from orders.dispatch import hand_over
+from orders.services import Decision, Item
+
+
+def _tell_temporal(decision: Decision) -> Decision:
+    if decision.message is not None:
+        hand_over(decision.message)
+    return decision
+
+
+@transaction.atomic
+def place_order(
+    *,
+    customer_email: str,
+    items: Sequence[Item],
+    actor: str,
+    placed_by: User | None = None,
+    payment_token: str = "",
+    order_id: UUID | None = None,
+) -> Decision:
+    """Accept an order and start its saga. Naming the `order_id` makes repeating the call harmless."""
+    return _tell_temporal(
+        services.accept_order(
+            customer_email=customer_email,
+            items=items,
+            actor=actor,
+            placed_by=placed_by,
+            payment_token=payment_token,
+            order_id=order_id,
+        )
+    )
+
+
+@transaction.atomic
+def cancel_order(*, order_id: UUID | str, actor: str, reason: str) -> Decision:
+    """Cancel an order, running or completed."""
+    return _tell_temporal(services.request_cancel(order_id=order_id, actor=actor, reason=reason))
+
+
+@transaction.atomic
+def ship_order(*, order_id: UUID | str, actor: str) -> Decision:
+    """Mark a completed order as shipped."""
+    return _tell_temporal(services.ship_order(order_id=order_id, actor=actor))
+
+
+@transaction.atomic
+def retry_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str = "") -> Decision:
+    """Try a stuck undo again now."""
+    return _tell_temporal(services.retry_undo(order_id=order_id, undo=undo, actor=actor, reason=reason))
+
+
+@transaction.atomic
+def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, reference: str) -> Decision:
+    """Settle a stuck undo by hand."""
+    return _tell_temporal(
+        services.resolve_undo(order_id=order_id, undo=undo, actor=actor, reason=reason, reference=reference)
+    )

@@ -1,0 +1,168 @@
+"""Tells Temporal what the database decided: the fast path after a commit, and the sweep of what it missed."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, transaction
+from django.db.models import Exists, F, OuterRef
+from django.utils import timezone
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from config.temporal import DatabaseBusy, background, run_in_db
+from orders.models import Order, OrderStatus, OutboxKind, OutboxMessage
+from orders.sagas.policy import SagaInput, SagaPolicy
+
+logger = logging.getLogger("orders.dispatch")
+
+BATCH = 50
+
+
+def read_policy() -> SagaPolicy:
+    """The policy new sagas are started with, from settings."""
+    return SagaPolicy(
+        attempt_timeout=settings.SAGA_ATTEMPT_TIMEOUT,
+        step_deadline=settings.SAGA_STEP_DEADLINE,
+        retry_initial=settings.SAGA_RETRY_INITIAL,
+        retry_maximum=settings.SAGA_RETRY_MAXIMUM,
+        release_after=settings.SAGA_RELEASE_AFTER,
+        email_required=settings.SAGA_EMAIL_REQUIRED,
+    )
+
+
+def hand_over(message: OutboxMessage) -> None:
+    """The fast path: deliver `message` once the transaction has committed, without making anyone wait.
+
+    Its failure is no loss: the message's lease runs out and a worker's dispatcher takes it.
+    """
+    if settings.OUTBOX_FAST_PATH:
+        transaction.on_commit(lambda: _submit(message), robust=True)
+
+
+def _submit(message: OutboxMessage) -> None:
+    loop = background()
+
+    async def deliver_one() -> None:
+        try:
+            await deliver(await loop.client(), message)
+        except Exception:
+            logger.exception("fast path failed for %s; a worker will deliver it", message)
+
+    loop.submit(deliver_one())
+
+
+async def deliver(client: Client, message: OutboxMessage) -> bool:
+    """Tell Temporal, and note that it was told or why it could not be. Returns whether it was told.
+
+    Doing it twice is harmless: a started workflow is not started again, and signals are idempotent.
+    """
+    try:
+        if message.kind == OutboxKind.START:
+            await start_saga(client, message)
+        else:
+            await signal_saga(client, message)
+    except (RPCError, RuntimeError) as error:
+        await run_in_db(note_failure, message=message, error=f"{type(error).__name__}: {error}")
+        logger.warning("could not deliver %s: %s", message, error)
+        return False
+    await run_in_db(note_delivery, message=message)
+    return True
+
+
+async def start_saga(client: Client, message: OutboxMessage) -> None:
+    """Start the saga under its order's workflow id. Already started, or ended, is success."""
+    try:
+        await client.start_workflow(
+            message.name,
+            SagaInput(order_id=str(message.order_id), policy=read_policy()),
+            id=message.workflow_id,
+            task_queue=settings.SAGA_TASK_QUEUE,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            rpc_timeout=timedelta(seconds=settings.TEMPORAL_RPC_TIMEOUT),
+        )
+    except WorkflowAlreadyStartedError:
+        logger.info("%s was already carried out", message.workflow_id)
+
+
+async def signal_saga(client: Client, message: OutboxMessage) -> None:
+    """Send the signal. Where the saga has ended, the order says whether that is an answer."""
+    try:
+        await client.get_workflow_handle(message.workflow_id).signal(
+            message.name,
+            args=[message.argument] if message.argument else [],
+            rpc_timeout=timedelta(seconds=settings.TEMPORAL_RPC_TIMEOUT),
+        )
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        if not await run_in_db(is_moot, message=message):
+            raise
+
+
+def is_moot(*, message: OutboxMessage) -> bool:
+    """Whether the order no longer needs the signal: its saga has ended and left it in a final state."""
+    status = Order.objects.values_list("status", flat=True).get(pk=message.order_id)
+    return status in (OrderStatus.CANCELLED, OrderStatus.COMPLETED, OrderStatus.SHIPPED)
+
+
+def note_delivery(*, message: OutboxMessage) -> None:
+    """Mark the message as delivered."""
+    OutboxMessage.objects.filter(pk=message.pk, delivered_at=None).update(
+        delivered_at=timezone.now(), attempts=F("attempts") + 1, last_error=""
+    )
+
+
+def note_failure(*, message: OutboxMessage, error: str) -> None:
+    """Note why Temporal could not be told and when to try again: doubling, up to OUTBOX_RETRY_MAXIMUM."""
+    wait = min(
+        2.0 ** min(message.attempts, 10) * settings.OUTBOX_POLL_INTERVAL, settings.OUTBOX_RETRY_MAXIMUM
+    )
+    OutboxMessage.objects.filter(pk=message.pk, delivered_at=None).update(
+        attempts=F("attempts") + 1,
+        last_error=error,
+        next_attempt_at=timezone.now() + timedelta(seconds=wait),
+    )
+
+
+def claim_due(*, limit: int = BATCH) -> list[OutboxMessage]:
+    """Lease the messages that are due, each order's in the order they were written.
+
+    Rows another dispatcher is claiming are skipped. The lease outlasts the RPC timeout, so that nobody
+    else takes a message while it is being delivered.
+    """
+    earlier = OutboxMessage.objects.filter(order=OuterRef("order"), pk__lt=OuterRef("pk"), delivered_at=None)
+    due = list(
+        OutboxMessage.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(~Exists(earlier), delivered_at=None, next_attempt_at__lte=timezone.now())
+        .order_by("pk")[:limit]
+    )
+    OutboxMessage.objects.filter(pk__in=[message.pk for message in due]).update(
+        next_attempt_at=timezone.now() + timedelta(seconds=settings.OUTBOX_LEASE)
+    )
+    return due
+
+
+async def sweep(client: Client) -> int:
+    """Deliver what is due. Returns how many messages were delivered."""
+    messages = await run_in_db(claim_due)
+    return sum(await asyncio.gather(*(deliver(client, message) for message in messages)))
+
+
+async def run_dispatcher(client: Client, stop: asyncio.Event) -> None:
+    """Sweep until `stop` is set: again at once while there is work, otherwise every OUTBOX_POLL_INTERVAL."""
+    while not stop.is_set():
+        try:
+            if await sweep(client):
+                continue
+        except (DatabaseError, DatabaseBusy) as error:
+            # The database is away: say so and try again; the worker's activities do the same.
+            logger.warning("the dispatcher could not read the outbox: %s", error)
+        try:
+            await asyncio.wait_for(stop.wait(), settings.OUTBOX_POLL_INTERVAL)
+        except TimeoutError:
+            continue

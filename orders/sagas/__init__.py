@@ -1,0 +1,1 @@
+"""The sagas: deterministic workflow code that reads nothing but its input."""

@@ -1,0 +1,35 @@
+"""The saga that takes back a completed order."""
+
+from temporalio import workflow
+
+from orders.sagas.policy import RollbackCause, SagaInput
+from orders.sagas.rollback import Rollback, see_through
+
+with workflow.unsafe.imports_passed_through():
+    from inventory.activities import release_inventory
+    from payments.activities import refund_payment
+
+
+@workflow.defn
+class CancelOrderSaga:
+    """Refunds, releases, cancels and tells the customer. Nothing of it can be cancelled."""
+
+    @workflow.init
+    def __init__(self, saga: SagaInput) -> None:
+        self.rollback = Rollback(saga, due=[release_inventory, refund_payment])
+
+    @workflow.run
+    async def run(self, saga: SagaInput) -> str:
+        """Roll the order back. Returns cancelled or already final."""
+        cause = RollbackCause("", "CancelRequested", "the completed order was cancelled")
+        return await see_through(self.rollback.run(cause))
+
+    @workflow.signal
+    def retry_undo(self, undo: str) -> None:
+        """Try a stuck undo again now."""
+        self.rollback.retry_now(undo)
+
+    @workflow.signal
+    def resolve_undo(self, undo: str) -> None:
+        """A person has settled the undo: its next attempt finds the booking and stops."""
+        self.rollback.retry_now(undo)

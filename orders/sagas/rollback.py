@@ -1,0 +1,108 @@
+"""How a saga turns back: which undos run, in which order, and what happens when one is stuck."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError
+
+from orders.sagas.policy import ALREADY_FINAL, CANCELLED, RollbackCause, SagaInput
+
+with workflow.unsafe.imports_passed_through():
+    from notifications.activities import send_cancellation_email
+    from orders.activities import begin_rollback, cancel_order
+
+Undo = Callable[[str], Coroutine[Any, Any, str]]
+
+
+class Rollback:
+    """The backward part of a saga. `due` lists the undos of the steps that were started, in step order."""
+
+    def __init__(self, saga: SagaInput, due: list[Undo]) -> None:
+        self.saga = saga
+        self.due = due
+        self.attempts: dict[str, workflow.ActivityHandle[str]] = {}
+        self.wanted_now: set[str] = set()
+
+    async def run(self, cause: RollbackCause) -> str:
+        """Undo in reverse: the effects first, then close the order, then tell the customer."""
+        if not await self.begin(cause):
+            return ALREADY_FINAL
+        await self.undo_effects()
+        await self.undo(cancel_order)
+        await self.undo(send_cancellation_email)
+        return CANCELLED
+
+    async def undo_effects(self) -> None:
+        """Undo the effects in reverse order. A stuck one delays the next a little and stops none of them."""
+        running: list[asyncio.Task[str]] = []
+        for effect in reversed(self.due):
+            task = asyncio.create_task(self.undo(effect))
+            running.append(task)
+            try:
+                await workflow.wait_condition(task.done, timeout=self.saga.policy.release_after)
+            except TimeoutError:
+                continue
+        for task in running:
+            await task
+
+    async def undo(self, activity: Undo) -> str:
+        """Run one undo until it is done or resolved, however long that takes.
+
+        Temporal retries it by itself. `retry_now` cuts the wait short; a permanent refusal waits for it.
+        """
+        name = activity.__name__
+        while True:
+            self.attempts[name] = workflow.start_activity(
+                activity,
+                self.saga.order_id,
+                start_to_close_timeout=timedelta(seconds=self.saga.policy.attempt_timeout),
+                retry_policy=self.retry_policy(),
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            )
+            try:
+                return await self.attempts[name]
+            except (ActivityError, asyncio.CancelledError) as error:
+                # Our own cancel of the wait may surface as either; any other cancellation is not ours.
+                if isinstance(error, asyncio.CancelledError) and name not in self.wanted_now:
+                    raise
+                await workflow.wait_condition(lambda: name in self.wanted_now)
+                self.wanted_now.discard(name)
+
+    def retry_now(self, undo: str) -> None:
+        """Try `undo` again at once: called for `retry_undo`, and for `resolve_undo`, whose booking in the
+        database makes the next attempt stop."""
+        attempt = self.attempts.get(undo)
+        if attempt is not None:
+            self.wanted_now.add(undo)
+            attempt.cancel()
+
+    async def begin(self, cause: RollbackCause) -> bool:
+        """Move the order to `cancelling`. False when it is cancelled or shipped already."""
+        return await workflow.execute_activity(
+            begin_rollback,
+            args=[self.saga.order_id, cause.step, cause.type, cause.message],
+            start_to_close_timeout=timedelta(seconds=self.saga.policy.attempt_timeout),
+            retry_policy=self.retry_policy(),
+        )
+
+    def retry_policy(self) -> RetryPolicy:
+        """Back-off from the policy; no limit of attempts."""
+        return RetryPolicy(
+            initial_interval=timedelta(seconds=self.saga.policy.retry_initial),
+            maximum_interval=timedelta(seconds=self.saga.policy.retry_maximum),
+        )
+
+
+async def see_through(rollback: Coroutine[Any, Any, str]) -> str:
+    """Run a rollback to its end: further cancels do not interrupt it."""
+    task = asyncio.create_task(rollback)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise

@@ -1,0 +1,135 @@
+"""All reads of orders and their trails."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db.models import OuterRef, Prefetch, Q, Subquery, Sum
+
+from orders.models import (
+    FINISHED_STATES,
+    ActionKind,
+    AttentionFlag,
+    Order,
+    OrderAction,
+    OrderQuerySet,
+    OrderStatus,
+    OutboxKind,
+    OutboxMessage,
+    TrailEntry,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrailStep:
+    """One step or undo with all its attempts: what a trail shows as one line. `ms` is the last attempt's."""
+
+    name: str
+    kind: str
+    status: str
+    attempts: int
+    ms: int | None
+    error: str
+    worker: str
+    started_at: datetime
+
+
+def summarise_trail(entries: Iterable[TrailEntry]) -> list[TrailStep]:
+    """The entries, in the order they were written, as one line per step or undo, in the order they began."""
+    by_name: dict[str, list[TrailEntry]] = {}
+    for entry in entries:
+        by_name.setdefault(entry.name, []).append(entry)
+    return [
+        TrailStep(
+            name=name,
+            kind=rows[-1].kind,
+            status=rows[-1].state,
+            attempts=sum(row.attempts for row in rows),
+            ms=rows[-1].ms,
+            error=f"{rows[-1].error_type}: {rows[-1].error}" if rows[-1].error_type else "",
+            worker=rows[-1].worker,
+            started_at=rows[0].started_at,
+        )
+        for name, rows in by_name.items()
+    ]
+
+
+def is_settled(order: Order, steps: Iterable[TrailStep]) -> bool:
+    """Whether the order's saga has nothing left to do: completed, or rolled back and the customer told."""
+    if order.status == OrderStatus.CANCELLED:
+        return any(
+            step.name == "send_cancellation_email" and step.status in FINISHED_STATES for step in steps
+        )
+    return order.status in (OrderStatus.COMPLETED, OrderStatus.SHIPPED)
+
+
+def list_orders() -> OrderQuerySet:
+    """All orders, newest first, with `attention` and everything a trail or a line list needs."""
+    return Order.objects.with_attention().prefetch_related(
+        "lines", Prefetch("trail", TrailEntry.objects.order_by("id"))
+    )
+
+
+def get_order(order_id: UUID | str) -> Order:
+    """One order as `list_orders` gives it. Raises Order.DoesNotExist."""
+    return list_orders().get(pk=order_id)
+
+
+def list_visible_orders(user: User) -> OrderQuerySet:
+    """The orders `user` may see: all of them for staff, otherwise those they placed."""
+    orders = list_orders().select_related("payment")
+    return orders if user.is_staff else orders.filter(placed_by=user)
+
+
+def get_order_record(order_id: UUID | str) -> Order:
+    """One order with everything that ever happened to it. Raises Order.DoesNotExist."""
+    return (
+        list_orders()
+        .select_related("payment", "placed_by")
+        .prefetch_related("holds__product", "payment__events", "emails", "actions")
+        .get(pk=order_id)
+    )
+
+
+def list_rolled_back_orders() -> OrderQuerySet:
+    """Orders whose rollback has begun, the newest first, with `refunded` and who cancelled them and why."""
+    cancels = OrderAction.objects.filter(order=OuterRef("pk"), kind=ActionKind.CANCEL)
+    given_back = Sum(
+        "payment__events__amount",
+        filter=Q(payment__events__kind__in=["refunded", "settled_outside"]),
+        default=Decimal(0),
+    )
+    return (
+        Order.objects.with_attention()
+        .filter(rollback_started_at__isnull=False)
+        .annotate(
+            refunded=-given_back,
+            cancelled_by=Subquery(cancels.values("actor")[:1]),
+            cancel_reason=Subquery(cancels.values("reason")[:1]),
+        )
+        .order_by("-rollback_started_at")
+    )
+
+
+def list_workflow_ids(order: Order) -> list[str]:
+    """The ids of the order's sagas in Temporal, the first one first."""
+    return list(
+        OutboxMessage.objects.filter(order=order, kind=OutboxKind.START).values_list("workflow_id", flat=True)
+    )
+
+
+def list_attention_reasons(order: Order) -> list[str]:
+    """Why the order needs a person, in sentences; empty when it does not."""
+    reasons = list(
+        AttentionFlag.objects.filter(order=order, cleared_at=None).values_list("reason", flat=True)
+    )
+    if OutboxMessage.objects.overdue().filter(order=order).exists():
+        reasons.append(
+            f"Temporal has not been told for more than {settings.OUTBOX_ATTENTION_AFTER:.0f} s; "
+            "is it running, and is a worker?"
+        )
+    return reasons

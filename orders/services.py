@@ -1,0 +1,388 @@
+"""All writes to orders: accepting, moving between statuses, and what people ask for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import transaction
+from django.utils import timezone
+
+from inventory import selectors as inventory_selectors
+from inventory import services as inventory_services
+from notifications import services as notifications_services
+from notifications.models import EmailKind, EmailMessage, EmailState
+from orders.models import (
+    ALLOWED_MOVES,
+    ALREADY_FINAL,
+    STEP_OF_UNDO,
+    STEPS,
+    ActionKind,
+    AttentionFlag,
+    Order,
+    OrderAction,
+    OrderLine,
+    OrderStatus,
+    OutboxKind,
+    OutboxMessage,
+    StepKey,
+    StepKind,
+    StepState,
+    TrailEntry,
+)
+from orders.refusals import AlreadyUndone, CancelRequested, OrderNotSellable, StateConflict
+from payments import services as payments_services
+
+MAX_LINES = 100
+MAX_QUANTITY = 10_000
+MAX_TOTAL = Decimal("9999999999.99")
+
+PLACE_SAGA = "PlaceOrderSaga"
+CANCEL_SAGA = "CancelOrderSaga"
+
+
+class InvalidOrder(Exception):
+    """The order cannot be accepted as asked. `errors` maps a field (`items.0.sku`) to what to do about it."""
+
+    def __init__(self, errors: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in errors.items()))
+        self.errors = errors
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What is asked for: a SKU and a quantity (at least 1)."""
+
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a service decided: the order as it is now, whether this call changed it, what Temporal is told."""
+
+    order: Order
+    changed: bool
+    message: OutboxMessage | None = None
+
+
+# --- accepting -------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def accept_order(
+    *,
+    customer_email: str,
+    items: Sequence[Item],
+    actor: str,
+    placed_by: User | None = None,
+    payment_token: str = "",
+    order_id: UUID | None = None,
+) -> Decision:
+    """Accept an order: order, lines and the outbox row that starts its saga, in one transaction.
+
+    Prices and total are frozen here. Items of one SKU are added up. Takes no lock: stock is the saga's
+    business. A caller that names the `order_id` may repeat itself: the primary key lets one order through,
+    and the second call answers with it, unchanged. Raises InvalidOrder naming every bad field.
+    """
+    errors: dict[str, str] = {}
+    try:
+        validate_email(customer_email)
+    except ValidationError:
+        errors["customer_email"] = "Give an e-mail address, for example ada@example.com."
+    if len(customer_email) > 254:
+        errors["customer_email"] = "An e-mail address has at most 254 characters."
+    if len(payment_token) > 200:
+        errors["payment_token"] = "A payment token has at most 200 characters."  # noqa: S105
+    if not 1 <= len(items) <= MAX_LINES:
+        errors["items"] = f"Order between 1 and {MAX_LINES} lines."
+    quantities: dict[str, int] = {}
+    products = inventory_selectors.find_sold_products({item.sku for item in items})
+    for index, item in enumerate(items):
+        if item.sku not in products:
+            errors[f"items.{index}.sku"] = f"There is no product {item.sku!r} on sale."
+        quantities[item.sku] = quantities.get(item.sku, 0) + item.quantity
+        if not 1 <= item.quantity <= MAX_QUANTITY or quantities[item.sku] > MAX_QUANTITY:
+            errors[f"items.{index}.quantity"] = f"Order between 1 and {MAX_QUANTITY} units."
+    total = Decimal(0)
+    if not errors:
+        total = sum((products[sku].price * quantity for sku, quantity in quantities.items()), Decimal(0))
+        if total > MAX_TOTAL:
+            errors["items"] = f"The order's total is above {MAX_TOTAL}; split it into several orders."
+    if errors:
+        raise InvalidOrder(errors)
+
+    order, is_new = Order.objects.get_or_create(
+        pk=order_id or uuid4(),
+        defaults={
+            "customer_email": customer_email,
+            "currency": settings.SHOP_CURRENCY,
+            "total": total,
+            "payment_token": payment_token or settings.PAYMENT_DEFAULT_TOKEN,
+            "placed_by": placed_by,
+        },
+    )
+    if not is_new:
+        return Decision(order=order, changed=False)
+    OrderLine.objects.bulk_create(
+        [
+            OrderLine(
+                order=order,
+                sku=sku,
+                name=products[sku].name,
+                unit_price=products[sku].price,
+                quantity=quantity,
+            )
+            for sku, quantity in quantities.items()
+        ]
+    )
+    OrderAction.objects.create(order=order, kind=ActionKind.PLACE, actor=actor)
+    message = _tell(order, kind=OutboxKind.START, name=PLACE_SAGA, workflow_id=f"order-{order.pk}")
+    return Decision(order=order, changed=True, message=message)
+
+
+def _tell(
+    order: Order, *, kind: OutboxKind, name: str, workflow_id: str, argument: str = ""
+) -> OutboxMessage:
+    """Write an outbox row, leased to the fast path that follows the commit."""
+    return OutboxMessage.objects.create(
+        order=order,
+        kind=kind,
+        name=name,
+        workflow_id=workflow_id,
+        argument=argument,
+        next_attempt_at=timezone.now() + timedelta(seconds=settings.OUTBOX_FIRST_LEASE),
+    )
+
+
+def _move(order_id: UUID | str, to: OrderStatus, **changes: Any) -> bool:
+    """Move the order by one conditional UPDATE along ALLOWED_MOVES. Returns whether it moved."""
+    sources = [status for status, targets in ALLOWED_MOVES.items() if to in targets]
+    return bool(Order.objects.filter(pk=order_id, status__in=sources).update(status=to, **changes))
+
+
+# --- steps of the saga -----------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def create_order(*, order_id: UUID | str) -> str | None:
+    """Check the order and move it `pending -> created`. Never changes an amount. Locks the step key.
+
+    Returns ALREADY_FINAL when the order is past both, None otherwise. Raises OrderNotSellable.
+    """
+    order = Order.objects.prefetch_related("lines").get(pk=order_id)
+    if order.status not in (OrderStatus.PENDING, OrderStatus.CREATED):
+        return ALREADY_FINAL
+    StepKey.objects.lock_step(order_id, "create_order")
+    lines = order.lines.all()
+    total = sum((line.amount for line in lines), Decimal(0))
+    if total != order.total:
+        raise OrderNotSellable(f"the lines add up to {total}, the order says {order.total}")
+    missing = {line.sku for line in lines} - inventory_selectors.find_sold_products(
+        [line.sku for line in lines]
+    ).keys()
+    if missing:
+        raise OrderNotSellable(f"not on sale: {', '.join(sorted(missing))}")
+    _move(order_id, OrderStatus.CREATED)
+    return None
+
+
+@transaction.atomic
+def complete_order(*, order_id: UUID | str) -> None:
+    """Move `created -> completed`, unless a cancel was requested. One conditional UPDATE decides the race.
+
+    A confirmation mail that could not be delivered (allowed when the policy says so) is flagged.
+    Raises CancelRequested, or AlreadyUndone when the rollback has begun.
+    """
+    completed = Order.objects.filter(
+        pk=order_id, status=OrderStatus.CREATED, cancel_requested_at=None
+    ).update(status=OrderStatus.COMPLETED, completed_at=timezone.now())
+    if not completed:
+        order = Order.objects.get(pk=order_id)
+        if order.status in (OrderStatus.COMPLETED, OrderStatus.SHIPPED):
+            return
+        if order.status == OrderStatus.CREATED:
+            raise CancelRequested("a cancel was requested before the order was complete")
+        raise AlreadyUndone(f"the order is {order.status}")
+    delivered = EmailMessage.objects.filter(
+        order_id=order_id, kind=EmailKind.CONFIRMATION, state=EmailState.SENT
+    ).exists()
+    if not delivered:
+        AttentionFlag.objects.raise_flag(
+            order_id,
+            "send_confirmation_email",
+            "The order is complete, but its confirmation mail was not sent.",
+        )
+
+
+# --- the rollback ----------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def begin_rollback(*, order_id: UUID | str, failed_step: str, failure_type: str, failure: str) -> str | None:
+    """Move the order to `cancelling`, note why, and close what was still running. Locks the order's row.
+
+    Returns ALREADY_FINAL for an order that is cancelled or shipped: there is nothing to roll back.
+    """
+    order = Order.objects.select_for_update().get(pk=order_id)
+    if order.status in (OrderStatus.CANCELLED, OrderStatus.SHIPPED):
+        return ALREADY_FINAL
+    _move(
+        order_id,
+        OrderStatus.CANCELLING,
+        rollback_started_at=timezone.now(),
+        failed_step=failed_step,
+        failure_type=failure_type,
+        failure=failure,
+    )
+    TrailEntry.objects.filter(order_id=order_id, kind=StepKind.STEP, state=StepState.RUNNING).update(
+        state=StepState.LOST, finished_at=timezone.now()
+    )
+    AttentionFlag.objects.clear_flag(order_id, *STEPS)
+    return None
+
+
+@transaction.atomic
+def cancel_order(*, order_id: UUID | str) -> StepState:
+    """Undo of `create_order`: move `cancelling -> cancelled`. Repeating it changes nothing.
+
+    Writes the tombstone of `create_order` under its key.
+    """
+    StepKey.objects.lock_undo(order_id, "create_order")
+    _move(order_id, OrderStatus.CANCELLED, rolled_back_at=timezone.now())
+    return StepState.DONE
+
+
+# --- what people ask for ---------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def request_cancel(*, order_id: UUID | str, actor: str, reason: str) -> Decision:
+    """Cancel an order, as far as its state allows. Locks the order's row.
+
+    A running order gets a cancel request that `complete_order` loses to, and its saga a signal. A
+    completed one moves to `cancelling` and CancelOrderSaga is started. One that is being cancelled or
+    is cancelled stays as it is. Raises StateConflict for a shipped one.
+    """
+    order = Order.objects.select_for_update().get(pk=order_id)
+    if order.status == OrderStatus.SHIPPED:
+        raise StateConflict(f"Order {order.number} has been shipped and can no longer be cancelled.")
+    if order.status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED) or order.cancel_requested_at:
+        return Decision(order=order, changed=False)
+    OrderAction.objects.create(order=order, kind=ActionKind.CANCEL, actor=actor, reason=reason)
+    now = timezone.now()
+    Order.objects.filter(pk=order_id).update(cancel_requested_at=now)
+    if order.status == OrderStatus.COMPLETED:
+        _move(
+            order_id,
+            OrderStatus.CANCELLING,
+            rollback_started_at=now,
+            failure_type=CancelRequested.__name__,
+            failure=f"cancelled by {actor}",
+        )
+        message = _tell(
+            order, kind=OutboxKind.START, name=CANCEL_SAGA, workflow_id=f"order-{order.pk}-cancel"
+        )
+    else:
+        message = _tell(order, kind=OutboxKind.SIGNAL, name="cancel", workflow_id=f"order-{order.pk}")
+    order.refresh_from_db()
+    return Decision(order=order, changed=True, message=message)
+
+
+@transaction.atomic
+def ship_order(*, order_id: UUID | str, actor: str) -> Decision:
+    """Mark a completed order as shipped and turn its holds into sales. The conditional UPDATE of the
+    order's row comes first, so shipping and cancelling cannot both win.
+
+    Raises StateConflict for an order that is not completed. Shipping a shipped one changes nothing.
+    """
+    shipped = _move(order_id, OrderStatus.SHIPPED, shipped_at=timezone.now())
+    order = Order.objects.get(pk=order_id)
+    if not shipped:
+        if order.status == OrderStatus.SHIPPED:
+            return Decision(order=order, changed=False)
+        raise StateConflict(f"Order {order.number} is {order.status}; only a completed order can be shipped.")
+    inventory_services.sell_holds(order_id=order_id)
+    OrderAction.objects.create(order=order, kind=ActionKind.SHIP, actor=actor)
+    return Decision(order=order, changed=True)
+
+
+@transaction.atomic
+def retry_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str = "") -> Decision:
+    """Ask the saga to try a failed undo again now. Locks the undo's key.
+
+    Raises StateConflict unless the order is being cancelled and the undo's last attempt failed.
+    """
+    order = _check_stuck(order_id, undo)
+    return _act_on_undo(order, ActionKind.RETRY_UNDO, undo=undo, actor=actor, reason=reason)
+
+
+@transaction.atomic
+def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, reference: str) -> Decision:
+    """Settle a failed undo by hand: book it in the ledger and let the saga go on. Locks the undo's key.
+
+    `reason` and `reference` (where the settlement can be found) are required. Later attempts of the undo
+    see the booking and stop. Raises StateConflict as `retry_undo` does, and while an attempt is in flight.
+    """
+    if not reason.strip() or not reference.strip():
+        raise StateConflict("Give a reason and a reference to where the settlement can be found.")
+    order = _check_stuck(order_id, undo)
+    match undo:
+        case "refund_payment":
+            payments_services.settle_refund_outside(order_id=order_id, reference=reference, note=reason)
+        case "release_inventory":
+            inventory_services.settle_holds_by_hand(order_id=order_id)
+        case "send_cancellation_email":
+            notifications_services.settle_cancellation_by_hand(order_id=order_id)
+        case _:
+            raise StateConflict(
+                f"{undo} only changes our own database and cannot be settled outside: retry it."
+            )
+    StepKey.objects.filter(order_id=order_id, step=STEP_OF_UNDO[undo]).update(resolved_at=timezone.now())
+    last = TrailEntry.objects.filter(order_id=order_id, name=undo).latest("id")
+    last.state = StepState.RESOLVED
+    last.finished_at = timezone.now()
+    last.save(update_fields=["state", "finished_at"])
+    AttentionFlag.objects.clear_flag(order_id, undo)
+    return _act_on_undo(
+        order, ActionKind.RESOLVE_UNDO, undo=undo, actor=actor, reason=reason, reference=reference
+    )
+
+
+def _check_stuck(order_id: UUID | str, undo: str) -> Order:
+    """The order, if its `undo` has failed and waits; its key is locked, so no attempt can begin meanwhile."""
+    if undo not in STEP_OF_UNDO:
+        raise StateConflict(f"There is no undo {undo!r}; there are {', '.join(STEP_OF_UNDO)}.")
+    StepKey.objects.lock(order_id, STEP_OF_UNDO[undo])
+    order = Order.objects.get(pk=order_id)
+    last = TrailEntry.objects.filter(order_id=order_id, name=undo).order_by("-id").first()
+    if last is None:
+        raise StateConflict(f"{undo} has not been tried for order {order.number} yet.")
+    if last.state == StepState.RUNNING:
+        raise StateConflict(f"An attempt of {undo} is in flight for order {order.number}; wait for its end.")
+    if last.state != StepState.FAILED:
+        raise StateConflict(f"{undo} is not stuck for order {order.number}: it is {last.state}.")
+    return order
+
+
+def _act_on_undo(
+    order: Order, kind: ActionKind, *, undo: str, actor: str, reason: str, reference: str = ""
+) -> Decision:
+    OrderAction.objects.create(
+        order=order, kind=kind, undo=undo, actor=actor, reason=reason, reference=reference
+    )
+    by_cancel_saga = OutboxMessage.objects.filter(order=order, name=CANCEL_SAGA).exists()
+    message = _tell(
+        order,
+        kind=OutboxKind.SIGNAL,
+        name=kind,
+        workflow_id=f"order-{order.pk}-cancel" if by_cancel_saga else f"order-{order.pk}",
+        argument=undo,
+    )
+    return Decision(order=order, changed=True, message=message)

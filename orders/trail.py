@@ -1,0 +1,217 @@
+"""The trail: what each attempt of a step or undo did, written in the transaction that did it."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db.models import F
+from django.utils import timezone
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from config.temporal import current_attempt, run_in_db
+from orders.models import (
+    ALREADY_FINAL,
+    FINISHED_STATES,
+    STEP_OF_UNDO,
+    STEPS,
+    AttentionFlag,
+    StepKind,
+    StepState,
+    TrailEntry,
+)
+from orders.refusals import Refusal
+
+logger = logging.getLogger("orders.trail")
+
+
+@dataclass
+class StepAttempt:
+    """One attempt of a step or an undo, and the row it writes."""
+
+    order_id: str
+    name: str
+    number: int
+    worker: str
+    started_at: datetime = field(default_factory=timezone.now)
+    started: float = field(default_factory=time.monotonic)
+    entry_id: int | None = None
+
+    @property
+    def kind(self) -> StepKind:
+        return StepKind.UNDO if self.name in STEP_OF_UNDO else StepKind.STEP
+
+    @property
+    def ms(self) -> int:
+        return round((time.monotonic() - self.started) * 1000)
+
+    def flush(self, result: object, *, last: bool) -> None:
+        """Write this attempt's row inside the transaction of its effect (config.temporal.run_in_db)."""
+        if last:
+            self.write_outcome(result)
+        elif self.entry_id is None:
+            self.write_ahead()
+
+    def write_ahead(self) -> None:
+        """Write the attempt as running. A row still open belongs to an attempt that was lost."""
+        latest = self.find_latest()
+        if latest is not None and latest.state in FINISHED_STATES:
+            return
+        if latest is not None and latest.state == StepState.FAILED:
+            self.continue_entry(latest, state=StepState.RUNNING, finished_at=None)
+            return
+        if latest is not None and latest.state == StepState.RUNNING:
+            self.close_lost(latest)
+        self.entry_id = self.new_entry(StepState.RUNNING).pk
+
+    def write_outcome(self, result: object) -> None:
+        """Write how the attempt ended; a repeated success only counts its attempt."""
+        if result == ALREADY_FINAL:
+            return
+        state = result if isinstance(result, StepState) else StepState.DONE
+        outcome: dict[str, Any] = {
+            "state": state,
+            "finished_at": timezone.now(),
+            "ms": self.ms,
+            "worker": self.worker,
+        }
+        if self.entry_id is not None:
+            # Closed as lost meanwhile: then a later attempt has taken over, and the row stays as it is.
+            TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
+        else:
+            latest = self.find_latest() if self.number > 1 or self.kind == StepKind.UNDO else None
+            if latest is None:
+                self.new_entry(state, finished_at=outcome["finished_at"], ms=self.ms)
+            elif latest.state in FINISHED_STATES:
+                TrailEntry.objects.filter(pk=latest.pk).update(attempts=F("attempts") + 1)
+            else:
+                self.continue_entry(latest, **outcome)
+        if self.number > 1 or self.kind == StepKind.UNDO:
+            AttentionFlag.objects.clear_flag(self.order_id, self.name)
+        self.log(state)
+
+    def write_failure(self, *, error_type: str, message: str, final: bool) -> None:
+        """Write the attempt as failed, in a transaction of its own. Flags the order for a person when an
+        undo was refused for good, or after SAGA_ATTENTION_AFTER attempts."""
+        outcome: dict[str, Any] = {
+            "state": StepState.FAILED,
+            "finished_at": timezone.now(),
+            "ms": self.ms,
+            "worker": self.worker,
+            "error_type": error_type[:60],
+            "error": message,
+        }
+        if self.entry_id is not None:
+            TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
+        else:
+            latest = self.find_latest()
+            if latest is not None and latest.state == StepState.FAILED:
+                self.continue_entry(latest, **outcome)
+            elif latest is None or latest.state not in FINISHED_STATES:
+                self.new_entry(**outcome)
+        refused_undo = final and self.kind == StepKind.UNDO
+        if refused_undo or (not final and self.number >= settings.SAGA_ATTENTION_AFTER):
+            AttentionFlag.objects.raise_flag(
+                self.order_id,
+                self.name,
+                f"{self.name} was refused for good: {message}"
+                if refused_undo
+                else f"{self.name} has failed {self.number} times and is retried: {message}",
+            )
+        self.log(StepState.FAILED, error_type)
+
+    def find_latest(self) -> TrailEntry | None:
+        return TrailEntry.objects.filter(order_id=self.order_id, name=self.name).order_by("-id").first()
+
+    def new_entry(self, state: StepState, **outcome: Any) -> TrailEntry:
+        return TrailEntry.objects.create(
+            order_id=self.order_id,
+            name=self.name,
+            kind=self.kind,
+            state=state,
+            started_at=self.started_at,
+            **{"worker": self.worker, **outcome},
+        )
+
+    def continue_entry(self, entry: TrailEntry, **outcome: Any) -> None:
+        TrailEntry.objects.filter(pk=entry.pk).update(
+            attempts=F("attempts") + 1, **{"worker": self.worker, **outcome}
+        )
+        self.entry_id = entry.pk
+
+    def close_lost(self, entry: TrailEntry) -> None:
+        TrailEntry.objects.filter(pk=entry.pk).update(
+            state=StepState.LOST,
+            finished_at=self.started_at,
+            error_type="WorkerLost",
+            error="the worker did not answer in time; the step was tried again",
+        )
+
+    def log(self, state: StepState, error_type: str = "") -> None:
+        logger.info(
+            "order=%s %s=%s attempt=%d state=%s ms=%d%s",
+            self.order_id,
+            self.kind,
+            self.name,
+            self.number,
+            state,
+            self.ms,
+            f" error={error_type}" if error_type else "",
+        )
+
+
+class TrailInterceptor(Interceptor):
+    """Opens a StepAttempt around every activity and turns refusals into non-retryable errors."""
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return TrailInbound(next, self.worker)
+
+
+class TrailInbound(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, worker: str) -> None:
+        super().__init__(next)
+        self.worker = worker
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        info = activity.info()
+        attempt: StepAttempt | None = None
+        if info.activity_type in STEPS or info.activity_type in STEP_OF_UNDO:
+            attempt = StepAttempt(
+                order_id=str(input.args[0]), name=info.activity_type, number=info.attempt, worker=self.worker
+            )
+        token = current_attempt.set(attempt)
+        try:
+            return await super().execute_activity(input)
+        except Exception as error:
+            current_attempt.reset(token)
+            token = current_attempt.set(None)
+            await self.record(attempt, error)
+            if isinstance(error, Refusal):
+                raise ApplicationError(
+                    str(error),
+                    type=type(error).__name__,
+                    non_retryable=True,
+                    category=ApplicationErrorCategory.BENIGN,
+                ) from error
+            raise
+        finally:
+            current_attempt.reset(token)
+
+    async def record(self, attempt: StepAttempt | None, error: Exception) -> None:
+        """Write the failure down. If that fails too, its error fails the attempt, which is retried."""
+        final = isinstance(error, Refusal)
+        error_type = (
+            error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
+        )
+        message = error.message if isinstance(error, ApplicationError) else str(error)
+        if not final:
+            logger.warning("%s failed: %s: %s", activity.info().activity_type, error_type, message)
+        if attempt is not None:
+            await run_in_db(attempt.write_failure, error_type=error_type, message=message, final=final)

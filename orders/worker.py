@@ -1,0 +1,85 @@
+"""One worker process: sagas, activities and the dispatcher of the outbox."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
+
+from config.temporal import connect_temporal
+from inventory.activities import release_inventory, reserve_inventory
+from notifications.activities import send_cancellation_email, send_confirmation_email
+from orders.activities import begin_rollback, cancel_order, complete_order, create_order
+from orders.dispatch import run_dispatcher
+from orders.sagas.cancel_order import CancelOrderSaga
+from orders.sagas.place_order import PlaceOrderSaga
+from orders.trail import TrailInterceptor
+from payments.activities import process_payment, refund_payment
+
+logger = logging.getLogger("orders.worker")
+
+SAGAS: list[type] = [PlaceOrderSaga, CancelOrderSaga]
+ACTIVITIES: list[Callable[..., Any]] = [
+    create_order,
+    reserve_inventory,
+    process_payment,
+    send_confirmation_email,
+    complete_order,
+    begin_rollback,
+    refund_payment,
+    release_inventory,
+    cancel_order,
+    send_cancellation_email,
+]
+
+
+def build_worker(
+    client: Client,
+    *,
+    identity: str,
+    runner: WorkflowRunner | None = None,
+    task_queue: str | None = None,
+    max_cached_workflows: int = 1000,
+) -> Worker:
+    """A worker for every saga and activity on the task queue. Tests pass the sandboxed runner."""
+    return Worker(
+        client,
+        task_queue=task_queue or settings.SAGA_TASK_QUEUE,
+        workflows=SAGAS,
+        activities=ACTIVITIES,
+        interceptors=[TrailInterceptor(identity)],
+        workflow_runner=runner or UnsandboxedWorkflowRunner(),
+        max_concurrent_activities=settings.WORKER_ACTIVITY_SLOTS,
+        max_cached_workflows=max_cached_workflows,
+        # How long a killed worker's sagas wait for it before another worker takes them.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+        graceful_shutdown_timeout=timedelta(seconds=settings.WORKER_GRACE),
+        identity=identity,
+    )
+
+
+async def run_worker(*, index: int, stop: asyncio.Event) -> None:
+    """Run until `stop` is set, then finish what is in flight within WORKER_GRACE seconds.
+
+    Raises what makes the worker unable to go on, such as Temporal being out of reach.
+    """
+    identity = f"worker-{index}@{socket.gethostname()}:{os.getpid()}"
+    client = await connect_temporal(identity=identity)
+    # Fails for a namespace that does not exist, before anybody is told that the worker is ready.
+    await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+    worker = build_worker(client, identity=identity)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(run_dispatcher(client, stop))
+        running = tasks.create_task(worker.run())
+        logger.info("ready: %s on task queue %s", identity, settings.SAGA_TASK_QUEUE)
+        await stop.wait()
+        logger.info("draining: %s", identity)
+        await worker.shutdown()
+        await running

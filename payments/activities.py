@@ -1,0 +1,76 @@
+"""The saga's payment activities: the network calls, between two transactions each."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import lru_cache
+
+from django.conf import settings
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from config.temporal import run_in_db
+from orders.models import StepState
+from orders.refusals import AlreadyUndone, PaymentRefused, RefundRefused
+from payments import services
+from payments.gateways import protocol
+from payments.gateways.sandbox import SandboxGateway
+
+
+@lru_cache(maxsize=1)
+def open_gateway() -> protocol.Gateway:
+    """This process's gateway client, with its kept-alive connections."""
+    return SandboxGateway(settings.PAYMENT_GATEWAY_URL, timeout=settings.PAYMENT_GATEWAY_TIMEOUT)
+
+
+@asynccontextmanager
+async def asking_the_gateway() -> AsyncIterator[protocol.Gateway]:
+    """The gateway, with its wait for a retry (Retry-After) passed on to Temporal."""
+    try:
+        yield open_gateway()
+    except protocol.GatewayUnavailable as error:
+        raise ApplicationError(
+            str(error),
+            type="GatewayUnavailable",
+            next_retry_delay=None if error.retry_after is None else timedelta(seconds=error.retry_after),
+        ) from error
+
+
+@activity.defn
+async def process_payment(order_id: str) -> None:
+    """Step: charge the order's total. Refuses with PaymentRefused when the gateway declines."""
+    request = await run_in_db(services.start_charge, order_id=order_id, last=False)
+    try:
+        async with asking_the_gateway() as gateway:
+            charge = await gateway.charge(
+                key=request.key,
+                amount_minor=request.amount_minor,
+                currency=request.currency,
+                token=request.token,
+            )
+    except protocol.PaymentDeclined as declined:
+        await run_in_db(
+            services.record_decline, order_id=order_id, code=declined.code, message=str(declined), last=False
+        )
+        raise PaymentRefused(str(declined)) from declined
+    except protocol.ChargeClosed as closed:
+        raise AlreadyUndone(str(closed)) from closed
+    await run_in_db(services.record_charge, order_id=order_id, charge=charge)
+
+
+@activity.defn
+async def refund_payment(order_id: str) -> str:
+    """Undo: close the charge's key at the gateway and give back what was taken, if anything was."""
+    if await run_in_db(services.start_refund, order_id=order_id, last=False) == StepState.RESOLVED:
+        return StepState.RESOLVED
+    try:
+        async with asking_the_gateway() as gateway:
+            charge = await gateway.close(key=services.charge_key(order_id))
+            if charge is None:
+                return await run_in_db(services.record_nothing_charged, order_id=order_id)
+            refund = await gateway.refund(
+                key=services.refund_key(order_id), charge_id=charge.id, amount_minor=charge.amount_minor
+            )
+    except protocol.RefundRefused as refused:
+        raise RefundRefused(str(refused)) from refused
+    return await run_in_db(services.record_refund, order_id=order_id, charge=charge, refund=refund)

@@ -1,0 +1,181 @@
+"""All writes to payments. The row comes first, then the call to the gateway, then the result."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Sum
+
+from orders.models import AttentionFlag, Order, StepKey, StepState
+from orders.refusals import StateConflict
+from payments.gateways.protocol import Charge, Refund
+from payments.models import EventKind, Payment, PaymentEvent, PaymentState
+
+LATE_CHARGE = "late_charge"
+REFUNDED_TWICE = "refunded_twice"
+
+
+def to_minor(amount: Decimal) -> int:
+    """An amount of the shop's currency in minor units (cents), as gateways count."""
+    return int(amount * settings.MINOR_UNITS)
+
+
+def from_minor(amount_minor: int) -> Decimal:
+    """Minor units as an amount with two places."""
+    return Decimal(amount_minor) / settings.MINOR_UNITS
+
+
+def charge_key(order_id: UUID | str) -> str:
+    """The idempotency key of an order's one charge: no run, attempt or worker is in it."""
+    return f"order-{order_id}:charge"
+
+
+def refund_key(order_id: UUID | str) -> str:
+    """The idempotency key of an order's one refund."""
+    return f"order-{order_id}:refund"
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRequest:
+    """What the gateway is asked for; the amount is in minor units."""
+
+    key: str
+    amount_minor: int
+    currency: str
+    token: str
+
+
+@transaction.atomic
+def start_charge(*, order_id: UUID | str) -> ChargeRequest:
+    """Write the payment's row before the gateway is called and return what to ask it for.
+
+    Locks the step key. Raises AlreadyUndone after the refund has begun.
+    """
+    StepKey.objects.lock_step(order_id, "process_payment")
+    order = Order.objects.get(pk=order_id)
+    Payment.objects.get_or_create(
+        order=order,
+        defaults={"amount": order.total, "currency": order.currency, "token": order.payment_token},
+    )
+    return ChargeRequest(
+        key=charge_key(order_id),
+        amount_minor=to_minor(order.total),
+        currency=order.currency,
+        token=order.payment_token,
+    )
+
+
+@transaction.atomic
+def record_charge(*, order_id: UUID | str, charge: Charge) -> None:
+    """Record that the gateway took the money. Repeating it changes nothing. Locks the step key.
+
+    A charge that reports back after its tombstone is recorded all the same and flagged; the refund,
+    which asks the gateway and not us, clears the flag.
+    """
+    key = StepKey.objects.lock(order_id, "process_payment")
+    payment = Payment.objects.get(order_id=order_id)
+    is_new = _record_charged(payment, charge)
+    if is_new and key.undone_at is not None:
+        AttentionFlag.objects.raise_flag(
+            order_id,
+            LATE_CHARGE,
+            f"{payment.amount} {payment.currency} was charged ({charge.id}) after the refund had begun.",
+        )
+
+
+def _record_charged(payment: Payment, charge: Charge) -> bool:
+    """Append the `charged` event unless it is there. Returns whether it is new."""
+    _, is_new = PaymentEvent.objects.get_or_create(
+        payment=payment,
+        kind=EventKind.CHARGED,
+        defaults={"amount": from_minor(charge.amount_minor), "reference": charge.id},
+    )
+    if is_new:
+        payment.charge_id = charge.id
+        payment.state = PaymentState.CHARGED
+        payment.save(update_fields=["charge_id", "state"])
+    return is_new
+
+
+@transaction.atomic
+def record_decline(*, order_id: UUID | str, code: str, message: str) -> None:
+    """Record that the gateway declined the charge. Repeating it changes nothing."""
+    payment = Payment.objects.get(order_id=order_id)
+    PaymentEvent.objects.get_or_create(
+        payment=payment, kind=EventKind.DECLINED, defaults={"reference": code, "note": message}
+    )
+    Payment.objects.filter(pk=payment.pk, state=PaymentState.STARTED).update(state=PaymentState.DECLINED)
+
+
+@transaction.atomic
+def start_refund(*, order_id: UUID | str) -> StepState:
+    """Write the tombstone of `process_payment` under its key. Returns RUNNING, or RESOLVED when a person
+    has settled the refund outside and there is nothing left to do."""
+    key = StepKey.objects.lock_undo(order_id, "process_payment")
+    return StepState.RUNNING if key.resolved_at is None else StepState.RESOLVED
+
+
+@transaction.atomic
+def record_nothing_charged(*, order_id: UUID | str) -> StepState:
+    """Record the gateway's word that no charge exists and none can come any more."""
+    payment = Payment.objects.filter(order_id=order_id).first()
+    if payment is not None:
+        PaymentEvent.objects.get_or_create(payment=payment, kind=EventKind.CLOSED)
+        Payment.objects.filter(pk=payment.pk, state=PaymentState.STARTED).update(state=PaymentState.CLOSED)
+    return StepState.NOTHING_TO_UNDO
+
+
+@transaction.atomic
+def record_refund(*, order_id: UUID | str, charge: Charge, refund: Refund) -> StepState:
+    """Record that the gateway gave the money back. Repeating it changes nothing. Locks the step key.
+
+    A refund that succeeds although a person has settled it outside is recorded and flagged.
+    """
+    key = StepKey.objects.lock(order_id, "process_payment")
+    payment = Payment.objects.get(order_id=order_id)
+    _record_charged(payment, charge)
+    _, is_new = PaymentEvent.objects.get_or_create(
+        payment=payment,
+        kind=EventKind.REFUNDED,
+        defaults={"amount": -from_minor(refund.amount_minor), "reference": refund.id},
+    )
+    if is_new and key.resolved_at is not None:
+        AttentionFlag.objects.raise_flag(
+            order_id,
+            REFUNDED_TWICE,
+            f"{from_minor(refund.amount_minor)} {payment.currency} was refunded by the gateway ({refund.id}) "
+            "after it had been settled outside.",
+        )
+    else:
+        Payment.objects.filter(pk=payment.pk).update(state=PaymentState.REFUNDED)
+    AttentionFlag.objects.clear_flag(order_id, LATE_CHARGE)
+    return StepState.DONE
+
+
+@transaction.atomic
+def settle_refund_outside(*, order_id: UUID | str, reference: str, note: str) -> None:
+    """Book what is still owed to the customer as settled outside (a bank transfer, a voucher).
+
+    The caller holds the key of `process_payment`. Raises StateConflict when nothing was charged: then
+    there is nothing a person could have settled.
+    """
+    payment = Payment.objects.filter(order_id=order_id).first()
+    owed = get_net_charged(order_id=order_id)
+    if payment is None or owed <= 0:
+        raise StateConflict(
+            "No charge is known for this order, so there is nothing to settle: retry instead."
+        )
+    PaymentEvent.objects.create(
+        payment=payment, kind=EventKind.SETTLED_OUTSIDE, amount=-owed, reference=reference, note=note
+    )
+    Payment.objects.filter(pk=payment.pk).update(state=PaymentState.SETTLED_OUTSIDE)
+
+
+def get_net_charged(*, order_id: UUID | str) -> Decimal:
+    """What the customer has paid and not got back, by the ledger."""
+    total: Decimal = PaymentEvent.objects.filter(payment__order_id=order_id).aggregate(
+        total=Sum("amount", default=Decimal(0))
+    )["total"]
+    return total

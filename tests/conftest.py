@@ -1,0 +1,90 @@
+"""Fixtures: real PostgreSQL, real Temporal, the real sandbox gateway, real mail."""
+
+import asyncio
+import os
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from django.db import connections
+from temporalio.client import Client
+from temporalio.worker import WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from config.temporal import connect_temporal, database_threads
+from inventory.catalogue import seed_catalogue
+from orders.worker import build_worker
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """As pytest-django's, but the database threads let go of the test database before it is dropped."""
+    yield
+    pool = database_threads(os.getpid())
+    size = pool._max_workers
+    together = threading.Barrier(size)
+
+    def let_go() -> None:
+        together.wait(10)  # so that every thread takes exactly one of these
+        connections.close_all()
+
+    for done in [pool.submit(let_go) for _ in range(size)]:
+        done.result(20)
+
+
+@pytest.fixture
+def shop(transactional_db: None, settings: Any) -> None:
+    """A stocked shop, and sagas that retry in tenths of seconds on a task queue of their own."""
+    seed_catalogue()
+    # Mail is really sent: Django's test set-up would keep it in memory.
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.SAGA_TASK_QUEUE = f"test-{uuid.uuid4()}"
+    settings.SAGA_ATTEMPT_TIMEOUT = 5.0
+    settings.SAGA_STEP_DEADLINE = 60.0
+    settings.SAGA_RETRY_INITIAL = 0.05
+    settings.SAGA_RETRY_MAXIMUM = 0.2
+    settings.SAGA_RELEASE_AFTER = 0.5
+    settings.SAGA_ATTENTION_AFTER = 3
+    settings.OUTBOX_FAST_PATH = False
+    settings.OUTBOX_FIRST_LEASE = 0.0
+    settings.OUTBOX_POLL_INTERVAL = 0.05
+    settings.WORKER_GRACE = 2.0
+
+
+@pytest_asyncio.fixture(scope="session")
+async def temporal() -> AsyncIterator[Client]:
+    """A client of the real server, bound to the test session's event loop."""
+    yield await connect_temporal()
+
+
+@asynccontextmanager
+async def working(
+    client: Client, *, runner: WorkflowRunner | None = None, **options: Any
+) -> AsyncIterator[None]:
+    """A worker with the sandboxed runner, which also checks determinism, for the time of a test."""
+    async with build_worker(
+        client, identity=f"test-{os.getpid()}", runner=runner or SandboxedWorkflowRunner(), **options
+    ):
+        yield
+
+
+@pytest_asyncio.fixture
+async def worker(shop: None, temporal: Client) -> AsyncIterator[Client]:
+    """A running worker on the test's task queue; gives its client."""
+    async with working(temporal):
+        yield temporal
+
+
+async def until(condition: Any, *, within: float = 20.0, what: str = "the condition") -> Any:
+    """Poll an async condition until it is true, and return what it gave. Fails loudly at the deadline."""
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        answer = await condition()
+        if answer:
+            return answer
+        assert asyncio.get_running_loop().time() < deadline, f"{what} did not come true within {within} s"
+        await asyncio.sleep(0.02)

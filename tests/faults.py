@@ -1,0 +1,105 @@
+"""Faults and breakpoints inside the real database: triggers that fail a statement N times, or hold it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from django.db import connection
+
+FIRST_PAUSE = 7_000
+
+
+def connect() -> "psycopg.Connection[tuple[object, ...]]":
+    """A connection of its own to the test's database, outside Django's transactions."""
+    options = connection.settings_dict
+    return psycopg.connect(
+        host=options["HOST"],
+        port=options["PORT"],
+        user=options["USER"],
+        password=options["PASSWORD"],
+        dbname=options["NAME"],
+        autocommit=True,
+    )
+
+
+def _create_trigger(
+    db: "psycopg.Connection[tuple[object, ...]]", name: str, table: str, event: str, when: str, body: str
+) -> None:
+    db.execute(
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        f"BEGIN {body} RETURN NEW; END $$"
+    )
+    db.execute(
+        f"CREATE TRIGGER {name} BEFORE {event} ON {table} FOR EACH ROW "
+        f"WHEN ({when}) EXECUTE FUNCTION {name}()"
+    )
+
+
+def _drop_trigger(db: "psycopg.Connection[tuple[object, ...]]", name: str, table: str) -> None:
+    db.execute(f"DROP TRIGGER {name} ON {table}")
+    db.execute(f"DROP FUNCTION {name}()")
+
+
+@contextmanager
+def failing(table: str, event: str, *, when: str = "true", times: int) -> Iterator[None]:
+    """The statement fails the first `times` times. A sequence counts: it is not rolled back."""
+    with connect() as db:
+        db.execute("CREATE SEQUENCE test_failures")
+        _create_trigger(
+            db,
+            "test_fail",
+            table,
+            event,
+            when,
+            f"IF nextval('test_failures') <= {times} THEN RAISE EXCEPTION 'injected failure'; END IF;",
+        )
+        try:
+            yield
+        finally:
+            _drop_trigger(db, "test_fail", table)
+            db.execute("DROP SEQUENCE test_failures")
+
+
+class Pause:
+    """A held breakpoint. `is_reached` tells whether somebody waits at it; `release` lets everybody pass."""
+
+    def __init__(self, db: "psycopg.Connection[tuple[object, ...]]", key: int) -> None:
+        self.db = db
+        self.key = key
+
+    def is_reached(self) -> bool:
+        row = self.db.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [self.key],
+        ).fetchone()
+        return row is not None and row[0] != 0
+
+    def release(self) -> None:
+        self.db.execute("SELECT pg_advisory_unlock_all()")
+
+
+@contextmanager
+def pausing(table: str, event: str, *, when: str = "true", key: int = FIRST_PAUSE) -> Iterator[Pause]:
+    """The statement waits at a breakpoint until it is released (or this block ends)."""
+    name = f"test_pause_{key}"
+    with connect() as db:
+        db.execute("SELECT pg_advisory_lock(%s)", [key])
+        _create_trigger(db, name, table, event, when, f"PERFORM pg_advisory_xact_lock({key});")
+        pause = Pause(db, key)
+        try:
+            yield pause
+        finally:
+            pause.release()
+            _drop_trigger(db, name, table)
+
+
+def is_blocked(statement: str) -> bool:
+    """Whether a statement that contains this text waits for a lock in the test's database."""
+    with connect() as db:
+        row = db.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND wait_event_type = 'Lock' AND query LIKE %s",
+            [f"%{statement}%"],
+        ).fetchone()
+    return row is not None and row[0] != 0
