@@ -1,0 +1,144 @@
+"""What `demo` and `dev` bring up: schema, catalogue, a log-in, the web process, the workers."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.db import connection
+
+from inventory.catalogue import seed_catalogue
+
+DEMO_USER = "demo"
+DEMO_PASSWORD = "demo"  # noqa: S105 (a log-in for the developer's own machine, printed on the screen)
+SCHEMA_LOCK = 0x0DE5  # any number, the same in every process that migrates
+
+
+class StackError(Exception):
+    """A process did not come up. The message says which, and where its log is."""
+
+
+def prepare_database() -> None:
+    """Migrate, seed the catalogue and make the demo log-in; several commands may do so at once."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [SCHEMA_LOCK])
+        try:
+            call_command("migrate", verbosity=0, interactive=False)
+            seed_catalogue()
+            make_demo_user()
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [SCHEMA_LOCK])
+
+
+def make_demo_user() -> None:
+    """The administrator whose log-in the demo prints. Only ever made by `demo` and `dev`."""
+    user, is_new = User.objects.get_or_create(
+        username=DEMO_USER, defaults={"email": "demo@shop.example", "is_staff": True, "is_superuser": True}
+    )
+    if is_new:
+        user.set_password(DEMO_PASSWORD)
+        user.save()
+
+
+def find_free_port(wanted: int) -> int:
+    """`wanted`, or the next port that is free on the loopback interface."""
+    for port in range(wanted, wanted + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise StackError(
+        f"No port between {wanted} and {wanted + 99} is free; stop something that listens there."
+    )
+
+
+class Stack:
+    """Child processes of one command. They end with it, even when it is killed with -9."""
+
+    def __init__(self, *, log_dir: Path, quiet: bool) -> None:
+        self.log_dir = log_dir
+        self.quiet = quiet
+        self.children: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self.files = ExitStack()
+
+    def start_workers(self, count: int, *, reload: bool = False) -> None:
+        """Start `count` workers under their supervisor."""
+        self._start(
+            "workers",
+            [
+                *(sys.executable, str(settings.BASE_DIR / "manage.py"), "run_saga_workers"),
+                *("--count", str(count)),
+                *(["--reload"] if reload else []),
+            ],
+            patience=settings.WORKER_GRACE + 10,
+        )
+
+    def start_web(self, *, reload: bool = False) -> str:
+        """Start the web process on port 8000, or the next free one. Returns its address once it answers."""
+        port = find_free_port(8000)
+        manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+        gunicorn = [
+            *(sys.executable, "-m", "gunicorn", "config.wsgi", "--chdir", str(settings.BASE_DIR)),
+            *("--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", "4"),
+            # Its control socket would lie in the home directory.
+            *("--no-control-socket", "--worker-tmp-dir", "/tmp", "--access-logfile", "-"),  # noqa: S108
+        ]
+        process = self._start(
+            "web", [*manage, "runserver", f"127.0.0.1:{port}"] if reload else gunicorn, patience=10
+        )
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{address}/healthz", timeout=2):  # noqa: S310 (our own address)
+                    return address
+            except urllib.error.HTTPError as error:
+                raise StackError(
+                    f"The web process answers {error.code}; see {self.log_dir}/web.log."
+                ) from error
+            except OSError:
+                time.sleep(0.1)
+        raise StackError(f"The web process did not come up; see {self.log_dir}/web.log.")
+
+    def find_dead(self) -> str | None:
+        """The name of a child that has ended, if one has."""
+        return next((name for name, process in self.children if process.poll() is not None), None)
+
+    def stop(self) -> None:
+        """End every child: first asked, then made to. Workers finish what is in flight."""
+        for _, process in self.children:
+            if process.stdin is not None:
+                process.stdin.close()  # the minder's pipe: it stops what it minds
+        for _, process in self.children:
+            process.wait(settings.WORKER_GRACE + 30)
+        self.files.close()
+
+    def _start(self, name: str, argv: list[str], *, patience: float) -> subprocess.Popen[bytes]:
+        output: IO[bytes] | None = None
+        if self.quiet:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+            output = self.files.enter_context((self.log_dir / f"{name}.log").open("ab"))
+        spec = {"argv": argv, "stop": [[signal.SIGTERM.name, patience]]}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "config.embedded.minder", json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=output or sys.stderr,
+            stderr=output or sys.stderr,
+            cwd=settings.BASE_DIR,
+            start_new_session=True,
+        )
+        self.children.append((name, process))
+        return process

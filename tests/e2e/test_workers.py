@@ -1,0 +1,278 @@
+"""Real worker processes under `manage.py run_saga_workers`: killed, drained, and started before Temporal."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from django.conf import settings
+from django.db import connection
+from psycopg.conninfo import make_conninfo
+
+from orders.models import Order, OrderStatus, StepState, TrailEntry
+from orders.services import Item
+from tests.desk import LAPTOPS, check_stock_sums, place, read_books
+from tests.faults import pausing
+
+PROJECT = Path(__file__).resolve().parents[2]
+PENS = [Item("PEN-BRASS", 1)]  # 32.00
+FINAL = {OrderStatus.COMPLETED, OrderStatus.CANCELLED}
+GRACE = 10.0
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, within: float = 40.0) -> float:
+    """Poll until the condition is true; gives the seconds it took. Fails loudly at the deadline."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within, f"not within {within:.0f} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+class Crew:
+    """A running supervisor with its workers on the test's database and task queue."""
+
+    def __init__(self, count: int, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "run_saga_workers", "--count", str(count)],
+            cwd=PROJECT,
+            env={**os.environ, **build_environment(), **variables},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self.seen: dict[int, psutil.Process] = {}
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+
+    def find(self, pattern: str) -> list[str]:
+        """The first group of each line that matches."""
+        return [found[1] for line in list(self.lines) if (found := re.search(pattern, line))]
+
+    def pids_of(self, worker: str = r"worker-\d+") -> list[int]:
+        """The process ids that have said they are ready, in order."""
+        return [int(pid) for pid in self.find(rf"\[{worker}\] .* ready: \S+:(\d+) ")]
+
+    def wait_ready(self, count: int) -> None:
+        wait_until(lambda: len(self.pids_of()) >= count, f"{count} workers are ready: {self.lines[-20:]}")
+        self.seen.update({child.pid: child for child in psutil.Process(self.process.pid).children()})
+
+    def clean_up(self) -> None:
+        if self.process.poll() is None:
+            self.seen.update({child.pid: child for child in psutil.Process(self.process.pid).children()})
+            self.process.kill()
+        self.process.wait()
+        for child in self.seen.values():  # they hold connections to a database that is about to be emptied
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(list(self.seen.values()), timeout=10)
+        self.reader.join(10)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def build_environment() -> dict[str, str]:
+    """The test's database and settings as variables, for processes that read settings of their own."""
+    options = connection.settings_dict
+    database = make_conninfo(
+        dbname=options["NAME"],
+        user=options["USER"],
+        password=options["PASSWORD"],
+        host=options["HOST"],
+        port=options["PORT"],
+        **options["OPTIONS"],
+    )
+    names = (
+        "SAGA_TASK_QUEUE",
+        "SAGA_ATTEMPT_TIMEOUT",
+        "SAGA_STEP_DEADLINE",
+        "SAGA_RETRY_INITIAL",
+        "SAGA_RETRY_MAXIMUM",
+        "OUTBOX_POLL_INTERVAL",
+        "EMAIL_BACKEND",
+    )
+    return {
+        "DATABASE_URL": database,
+        "WORKER_GRACE": str(GRACE),
+        "WORKER_DB_THREADS": "4",
+        **{name: str(getattr(settings, name)) for name in names},
+    }
+
+
+@pytest.fixture
+def start(shop: None) -> Iterator[Callable[..., Crew]]:
+    crews: list[Crew] = []
+
+    def start_crew(count: int, **variables: str) -> Crew:
+        crews.append(Crew(count, **variables))
+        return crews[-1]
+
+    yield start_crew
+    for crew in crews:
+        crew.clean_up()
+
+
+def count_final(orders: list[Order]) -> int:
+    return Order.objects.filter(pk__in=[order.pk for order in orders], status__in=FINAL).count()
+
+
+def check_nothing_was_lost(orders: list[Order], *, refused: list[Order]) -> None:
+    """Every order is final, the right way; money and stock agree with it."""
+    statuses = dict(Order.objects.values_list("pk", "status"))
+    assert Counter(statuses[order.pk] for order in orders if order not in refused) == {
+        OrderStatus.COMPLETED: len(orders) - len(refused)
+    }
+    assert all(statuses[order.pk] == OrderStatus.CANCELLED for order in refused)
+    for order in orders:
+        books = read_books(order.pk)
+        assert books.net == (0 if order in refused else order.total)
+        assert books.events.count("charged") == (order not in refused)
+        assert books.held == (0 if order in refused else 1)
+    check_stock_sums()
+
+
+def stop_one_in_the_act(crew: Crew) -> tuple[str, int]:
+    """Freeze a worker that has an attempt at a payment in flight; gives its name and process id."""
+    caught: list[tuple[str, int]] = []
+
+    def catch() -> bool:
+        running = TrailEntry.objects.filter(name="process_payment", state=StepState.RUNNING)
+        for identity in set(running.values_list("worker", flat=True)):
+            name, pid = identity.partition("@")[0], int(identity.rpartition(":")[2])
+            os.kill(pid, signal.SIGSTOP)
+            if running.filter(worker=identity).exists():
+                caught.append((name, pid))
+                return True
+            os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_until(catch, f"a worker pays: {crew.lines[-20:]}")
+    return caught[0]
+
+
+def test_killing_any_worker_loses_no_order_and_it_is_back_within_five_seconds(
+    start: Callable[..., Crew],
+) -> None:
+    crew = start(4)
+    crew.wait_ready(4)
+    orders = [place(LAPTOPS if number % 5 == 4 else PENS) for number in range(50)]
+    refused = [order for number, order in enumerate(orders) if number % 5 == 4]
+    victim, pid = stop_one_in_the_act(crew)
+    assert pid in crew.pids_of(victim)
+    assert count_final(orders) < len(orders)
+
+    os.kill(pid, signal.SIGKILL)
+    took = wait_until(lambda: len(crew.pids_of(victim)) == 2, f"{victim} is back")
+    print(f"{victim} was ready again after {took:.2f} s")
+    assert took < 5
+
+    # Temporal notices the lost work by its timeouts: a saga's task after 10 s, and its next one after 10 s.
+    took = wait_until(lambda: count_final(orders) == len(orders), "every order is final", within=70)
+    print(f"every order was final after {took:.1f} s")
+    check_nothing_was_lost(orders, refused=refused)
+    # The kill did hit work: what was in flight was noticed as lost, and done again.
+    assert TrailEntry.objects.filter(state=StepState.LOST, worker__endswith=f":{pid}").exists()
+    # Nobody else was touched.
+    assert len(crew.pids_of()) == 5
+
+
+def test_drain_finishes_what_is_in_flight_and_exits_0(start: Callable[..., Crew]) -> None:
+    crew = start(2)
+    crew.wait_ready(2)
+    with pausing("inventory_stockmovement", "INSERT") as pause:
+        orders = [place(PENS) for _ in range(10)]
+        wait_until(pause.is_reached, "a step is in the middle of its transaction")
+        crew.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: len(crew.find(r"(draining: )")) == 2, "both workers drain")
+        assert crew.process.poll() is None
+        pause.release()
+        took = wait_until(lambda: crew.process.poll() is not None, "the workers have ended", within=GRACE)
+    assert crew.process.returncode == 0
+    print(f"drained in {took:.2f} s")
+    # What was begun was brought to its end: nobody has to find out later.
+    in_flight = TrailEntry.objects.filter(name="reserve_inventory")
+    assert in_flight.filter(state=StepState.DONE).exists()
+    assert not TrailEntry.objects.filter(state__in=[StepState.RUNNING, StepState.LOST]).exists()
+    assert count_final(orders) < len(orders)
+
+    start(2)
+    wait_until(lambda: count_final(orders) == len(orders), "every order is final")
+    check_nothing_was_lost(orders, refused=[])
+
+
+@contextmanager
+def forwarding(port: int, address: str) -> Iterator[None]:
+    """A listener on `port` that passes everything on to `address`."""
+    host, _, target = address.rpartition(":")
+    listener = socket.create_server(("127.0.0.1", port))
+    sockets: list[socket.socket] = [listener]
+    threads: list[threading.Thread] = []
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # closed below
+
+    def accept() -> None:
+        while True:
+            try:
+                inside, _ = listener.accept()
+            except OSError:
+                return
+            outside = socket.create_connection((host, int(target)))
+            sockets.extend((inside, outside))
+            for pair in ((inside, outside), (outside, inside)):
+                run(pump, *pair)
+
+    def run(work: Callable[..., None], *arguments: Any) -> None:
+        threads.append(threading.Thread(target=work, args=arguments))
+        threads[-1].start()
+
+    run(accept)
+    try:
+        yield
+    finally:
+        for each in list(sockets):
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # the other side was faster
+        for thread in list(threads):
+            thread.join(10)
+        for each in sockets:
+            each.close()
+
+
+def test_workers_started_before_temporal_begin_when_it_answers(start: Callable[..., Crew]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port: int = reserved.getsockname()[1]
+    crew = start(2, TEMPORAL_ADDRESS=f"127.0.0.1:{port}")
+    waiting = rf"(waiting for Temporal at 127\.0\.0\.1:{port}: Connection refused)"
+    wait_until(lambda: bool(crew.find(waiting)), f"it says what it waits for: {crew.lines}")
+    order = place(PENS)
+    with forwarding(port, settings.TEMPORAL_ADDRESS):
+        crew.wait_ready(2)
+        wait_until(lambda: count_final([order]) == 1, "the order is final")
+        assert len(crew.find(waiting)) == 1
+        check_nothing_was_lost([order], refused=[])
+        crew.process.send_signal(signal.SIGTERM)
+        assert crew.process.wait(GRACE) == 0
