@@ -5,6 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -194,6 +195,11 @@ SAGA_RELEASE_AFTER = float(os.environ.get("SAGA_RELEASE_AFTER", "20"))
 SAGA_EMAIL_REQUIRED = read_flag("SAGA_EMAIL_REQUIRED", default=True)
 # Attempts after which a step or an undo needs a person's attention. Retrying goes on.
 SAGA_ATTENTION_AFTER = int(os.environ.get("SAGA_ATTENTION_AFTER", "10"))
+
+if SAGA_RETRY_INITIAL > SAGA_RETRY_MAXIMUM:
+    raise ImproperlyConfigured("SAGA_RETRY_INITIAL must not be above SAGA_RETRY_MAXIMUM.")
+if PAYMENT_GATEWAY_TIMEOUT >= SAGA_ATTEMPT_TIMEOUT:
+    raise ImproperlyConfigured("PAYMENT_GATEWAY_TIMEOUT must be below SAGA_ATTEMPT_TIMEOUT.")
 
 # --- hand-over from the database to Temporal (seconds) ---
 OUTBOX_FAST_PATH = read_flag("OUTBOX_FAST_PATH", default=True)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from config.temporal import connect_temporal, database_threads
 from inventory.catalogue import seed_catalogue
 from orders.worker import build_worker
+from tests.processes import Crew
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,7 @@ def shop(transactional_db: None, settings: Any) -> None:
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.SAGA_TASK_QUEUE = f"test-{uuid.uuid4()}"
     settings.SAGA_ATTEMPT_TIMEOUT = 5.0
+    settings.PAYMENT_GATEWAY_TIMEOUT = 4.0
     settings.SAGA_STEP_DEADLINE = 60.0
     settings.SAGA_RETRY_INITIAL = 0.05
     settings.SAGA_RETRY_MAXIMUM = 0.2
@@ -53,6 +55,20 @@ def shop(transactional_db: None, settings: Any) -> None:
     settings.OUTBOX_FIRST_LEASE = 0.0
     settings.OUTBOX_POLL_INTERVAL = 0.05
     settings.WORKER_GRACE = 2.0
+
+
+@pytest.fixture
+def start(shop: None) -> Iterator[Callable[..., Crew]]:
+    """Starts worker processes under their supervisor: `start(count, VARIABLE="...")`."""
+    crews: list[Crew] = []
+
+    def start_crew(count: int, **variables: str) -> Crew:
+        crews.append(Crew(count, **variables))
+        return crews[-1]
+
+    yield start_crew
+    for crew in crews:
+        crew.clean_up()
 
 
 @pytest_asyncio.fixture(scope="session")

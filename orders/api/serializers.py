@@ -1,0 +1,148 @@
+"""What the API reads and answers. Types are checked here; what may be ordered is the service's business."""
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import serializers
+from rest_framework.fields import empty
+from rest_framework.reverse import reverse
+
+from inventory.models import Product
+from orders import selectors
+from orders.models import Order, OrderLine
+from orders.selectors import TrailStep
+from orders.services import MAX_QUANTITY
+from payments.models import Payment
+
+
+class TextField(serializers.CharField):
+    """A JSON string and nothing else: DRF would take numbers, too."""
+
+    def run_validation(self, data: Any = empty) -> Any:
+        if data is not empty and data is not None and not isinstance(data, str):
+            self.fail("invalid")
+        return super().run_validation(data)
+
+
+class EmailField(TextField, serializers.EmailField):
+    pass
+
+
+class WholeNumberField(serializers.IntegerField):
+    """A JSON integer and nothing else: DRF would take "2" and 2.0, too."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class ItemSerializer(serializers.Serializer[Any]):
+    sku = TextField(max_length=40)
+    quantity = WholeNumberField(min_value=1, max_value=MAX_QUANTITY)
+
+
+class PlaceOrderSerializer(serializers.Serializer[Any]):
+    customer_email = EmailField(max_length=254)
+    items = ItemSerializer(many=True, allow_empty=False)
+    payment_token = TextField(max_length=200, required=False, default="", allow_blank=True)
+
+
+class CancelSerializer(serializers.Serializer[Any]):
+    reason = TextField(max_length=1000)
+
+
+class ProductSerializer(serializers.ModelSerializer[Product]):
+    currency = serializers.SerializerMethodField()
+    available = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Product
+        fields = ["sku", "name", "description", "price", "currency", "available"]
+
+    def get_currency(self, product: Product) -> str:
+        return settings.SHOP_CURRENCY
+
+    def get_available(self, product: Product) -> int:
+        stock = getattr(product, "stock", None)
+        return stock.available if stock else 0
+
+
+class LineSerializer(serializers.ModelSerializer[OrderLine]):
+    amount = serializers.DecimalField(max_digits=16, decimal_places=2)
+
+    class Meta:
+        model = OrderLine
+        fields = ["sku", "name", "quantity", "unit_price", "amount"]
+
+
+class PaymentSerializer(serializers.ModelSerializer[Payment]):
+    class Meta:
+        model = Payment
+        fields = ["state", "amount", "currency"]
+
+
+class TrailStepSerializer(serializers.Serializer[TrailStep]):
+    name = serializers.CharField()
+    kind = serializers.CharField()
+    status = serializers.CharField()
+    attempts = serializers.IntegerField()
+    ms = serializers.IntegerField(allow_null=True)
+    error = serializers.CharField()
+    started_at = serializers.DateTimeField()
+
+
+class OrderSerializer(serializers.ModelSerializer[Order]):
+    """An order with its trail, as `selectors.list_orders` reads it."""
+
+    cancel_requested = serializers.SerializerMethodField()
+    needs_attention = serializers.BooleanField(source="attention")
+    attention_reasons = serializers.SerializerMethodField()
+    lines = LineSerializer(many=True)
+    payment = serializers.SerializerMethodField()
+    trail = serializers.SerializerMethodField()
+    links = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Order
+        fields = [
+            "id",
+            "number",
+            "customer_email",
+            "status",
+            "currency",
+            "total",
+            "accepted_at",
+            "completed_at",
+            "shipped_at",
+            "cancel_requested",
+            "rolled_back_at",
+            "failed_step",
+            "failure",
+            "needs_attention",
+            "attention_reasons",
+            "lines",
+            "payment",
+            "trail",
+            "links",
+        ]
+
+    def get_cancel_requested(self, order: Order) -> bool:
+        return order.cancel_requested_at is not None
+
+    def get_attention_reasons(self, order: Order) -> list[str]:
+        return selectors.list_attention_reasons(order)
+
+    def get_payment(self, order: Order) -> dict[str, Any] | None:
+        payment = getattr(order, "payment", None)
+        return PaymentSerializer(payment).data if payment else None
+
+    def get_trail(self, order: Order) -> list[dict[str, Any]]:
+        return [TrailStepSerializer(step).data for step in selectors.summarise_trail(order.trail.all())]
+
+    def get_links(self, order: Order) -> dict[str, str]:
+        request = self.context["request"]
+        return {
+            "self": reverse("api-order", args=[order.pk], request=request),
+            "cancel": reverse("api-order-cancel", args=[order.pk], request=request),
+        }

@@ -1,0 +1,59 @@
+"""What the tests of the admin and the API share: staff, customers, orders in a given state."""
+
+from typing import Any
+from uuid import uuid4
+
+from django.contrib.auth.models import Permission, User
+from django.test import Client as Browser
+from django.utils import timezone
+
+from orders.models import Order
+
+PASSWORD = "a-good-password"
+
+
+def make_user(name: str, *permissions: str, staff: bool = False, superuser: bool = False) -> User:
+    """A user with exactly these permissions."""
+    user = User.objects.create_user(name, password=PASSWORD, is_staff=staff, is_superuser=superuser)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    return user
+
+
+def log_in(name: str, *permissions: str, superuser: bool = False) -> Browser:
+    """A browser logged in as a member of staff."""
+    browser = Browser()
+    browser.force_login(make_user(name, *permissions, staff=True, superuser=superuser))
+    return browser
+
+
+def set_status(order: Order, status: str) -> None:
+    """Leave the order as the saga would have left it."""
+    now = timezone.now()
+    rollback = {"rollback_started_at": now} if status in ("cancelling", "cancelled") else {}
+    ended = {"rolled_back_at": now} if status == "cancelled" else {}
+    Order.objects.filter(pk=order.pk).update(status=status, **rollback, **ended)
+
+
+# The admin's addresses and what its add page posts.
+
+LIST = "/admin/orders/order/"
+ADD = f"{LIST}add/"
+CANCEL = f"{LIST}cancel/"
+ROLLED_BACK = f"{LIST}rolled-back/"
+
+
+def page_of(order: Order) -> str:
+    return f"{LIST}{order.pk}/change/"
+
+
+def order_form(*lines: tuple[str, object], **changes: Any) -> dict[str, Any]:
+    """What the add page posts."""
+    form: dict[str, Any] = {
+        "order_id": str(uuid4()),
+        "customer_email": "ada@example.com",
+        "payment_token": "",
+    }
+    form |= {"lines-TOTAL_FORMS": len(lines), "lines-INITIAL_FORMS": 0}
+    for index, (sku, quantity) in enumerate(lines):
+        form |= {f"lines-{index}-sku": sku, f"lines-{index}-quantity": quantity}
+    return {**form, **changes}
