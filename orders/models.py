@@ -242,10 +242,10 @@ class TrailEntry(models.Model):
 
 class AttentionFlagManager(models.Manager["AttentionFlag"]):
     def raise_flag(self, order_id: UUID | str, subject: str, reason: str) -> None:
-        """Raise the flag, or do nothing while one with this subject is open."""
-        self.bulk_create(
-            [AttentionFlag(order_id=order_id, subject=subject, reason=reason)], ignore_conflicts=True
-        )
+        """Raise the flag, or bring the reason of the open one with this subject up to date."""
+        if not self.filter(order_id=order_id, subject=subject, cleared_at=None).update(reason=reason):
+            flag = AttentionFlag(order_id=order_id, subject=subject, reason=reason)
+            self.bulk_create([flag], ignore_conflicts=True)
 
     def clear_flag(self, order_id: UUID | str, *subjects: str) -> None:
         """Clear the open flags with these subjects."""

@@ -115,7 +115,7 @@ def key() -> str:
     return f"order-{uuid.uuid4()}"
 
 
-async def pay(gateway: Gateway, key: str, *, amount_minor: int = 2500, token: str = "tok_ok") -> Charge:  # noqa: S107
+async def pay(gateway: Gateway, key: str, *, amount_minor: int = 2500, token: str = "tok_ok") -> Charge:
     return await gateway.charge(key=key, amount_minor=amount_minor, currency="EUR", token=token)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from config.embedded import find_data_dir
 from inventory.catalogue import seed_catalogue
 from orders import desk, selectors
 from orders.management.stack import DEMO_PASSWORD, DEMO_USER, Stack, StackError, prepare_database
@@ -85,7 +86,7 @@ class Command(BaseCommand):
             raise CommandError("--workers takes a number from 0 to 64.", returncode=2)
         self.as_json = options["json"]
         stays = not options["exit"] and options["workers"] > 0
-        stack = Stack(log_dir=settings.BASE_DIR / ".local" / "logs", quiet=True)
+        stack = Stack(log_dir=find_data_dir(settings.BASE_DIR) / "logs", quiet=True)
         try:
             self.run(stack, workers=options["workers"], stays=stays)
         except StackError as error:
@@ -170,7 +171,7 @@ class Command(BaseCommand):
 
     def say(self, line: str) -> None:
         """A line for a person: on stdout, or on stderr when stdout is for JSON."""
-        (self.stderr if self.as_json else self.stdout).write(line)
+        print(line, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def paint(self, text: str, colour: str) -> str:
         """Coloured on a terminal, unless NO_COLOR is set (no-color.org)."""

@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from config.embedded import find_data_dir
 from orders.management.stack import DEMO_PASSWORD, DEMO_USER, Stack, StackError, prepare_database
 
 
@@ -19,7 +20,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["workers"] <= 64:
             raise CommandError("--workers takes a number from 1 to 64.", returncode=2)
-        stack = Stack(log_dir=settings.BASE_DIR / ".local" / "logs", quiet=False)
+        stack = Stack(log_dir=find_data_dir(settings.BASE_DIR) / "logs", quiet=False)
         try:
             prepare_database()
             stack.start_workers(options["workers"], reload=True)

@@ -1,0 +1,64 @@
+"""Saved histories replayed against this code: a deploy must not break the sagas that are running."""
+
+from pathlib import Path
+
+import pytest
+from temporalio import workflow
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
+from temporalio.workflow import NondeterminismError
+
+from orders.sagas.place_order import PlaceOrderSaga
+from orders.sagas.policy import COMPLETED, SagaInput
+from orders.worker import SAGAS
+
+with workflow.unsafe.imports_passed_through():
+    from inventory.activities import reserve_inventory
+    from orders.activities import complete_order, create_order
+    from payments.activities import process_payment
+
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+
+
+def load(path: Path) -> WorkflowHistory:
+    return WorkflowHistory.from_json(f"order-{path.stem}", path.read_text())
+
+
+def test_there_is_a_history_of_every_kind() -> None:
+    assert {path.stem for path in HISTORIES} >= {
+        "completed",
+        "declined",
+        "out_of_stock",
+        "cancelled_midway",
+        "stuck_undo_resolved",
+    }
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+async def test_history_replays(path: Path) -> None:
+    await Replayer(workflows=SAGAS).replay_workflow(load(path))
+
+
+@workflow.defn(name="PlaceOrderSaga")
+class ReorderedSaga(PlaceOrderSaga):
+    """The control: pays before it reserves, as no running saga expects."""
+
+    @workflow.init
+    def __init__(self, saga: SagaInput) -> None:
+        super().__init__(saga)
+
+    @workflow.run
+    async def run(self, saga: SagaInput) -> str:
+        await self.step(create_order)
+        await self.step(process_payment)
+        await self.step(reserve_inventory)
+        await self.step(complete_order)
+        return COMPLETED
+
+
+async def test_control_a_changed_saga_does_not_replay() -> None:
+    completed = next(path for path in HISTORIES if path.stem == "completed")
+    with pytest.raises(NondeterminismError):
+        await Replayer(
+            workflows=[ReorderedSaga], workflow_runner=UnsandboxedWorkflowRunner()
+        ).replay_workflow(load(completed))

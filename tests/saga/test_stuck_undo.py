@@ -1,0 +1,195 @@
+"""Undos that are stuck: what goes on without them, and how a person sets them going or settles them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from config.temporal import run_in_db
+from orders import desk
+from orders.models import AttentionFlag, Order, OrderStatus
+from orders.refusals import StateConflict
+from tests.conftest import until
+from tests.desk import (
+    acheck_stock_sums,
+    aplace,
+    books_of,
+    call,
+    fetch,
+    gateway_ledger,
+    hand_over,
+    read_trail,
+    run_to_the_end,
+    saga_of,
+    undos_of,
+)
+from tests.faults import failing, pausing
+
+
+async def begin_cancel(client: Client, token: str) -> Order:
+    """A completed order whose cancel has been handed over."""
+    order = await run_to_the_end(client, await aplace(token=token))
+    assert order.status == OrderStatus.COMPLETED
+    await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="wrong colour")
+    await hand_over(client)
+    return order
+
+
+async def until_state(order: Order, undo: str, state: str) -> None:
+    """Wait until the trail shows the undo in this state."""
+
+    async def has_come() -> bool:
+        return (undo, state) in read_trail(await fetch(order))
+
+    await until(has_come, what=f"{undo} {state}")
+
+
+async def until_flagged(order: Order, subject: str) -> str:
+    """Wait until the order is flagged for a person, and return the reason."""
+
+    def find() -> str:
+        flag = AttentionFlag.objects.filter(order=order, subject=subject, cleared_at=None).first()
+        return flag.reason if flag else ""
+
+    reason: str = await until(lambda: run_in_db(find), what=f"flag about {subject}")
+    return reason
+
+
+async def test_stuck_refund_holds_back_the_close_but_not_the_release(worker: Client) -> None:
+    order = await begin_cancel(worker, "tok_ok__refund_error_500")
+    await until_state(order, "release_inventory", "done")
+    reason = await until_flagged(order, "refund_payment")
+    assert "refund_payment" in reason
+    order = await fetch(order)
+    assert order.status == OrderStatus.CANCELLING
+    assert "cancel_order" not in dict(read_trail(order))
+    await saga_of(worker, order, cancel=True).terminate()
+
+
+async def test_retrying_goes_on_by_itself_and_success_clears_the_flag(worker: Client) -> None:
+    order = await begin_cancel(worker, "tok_ok__refund_error_500_x5")
+    await until_flagged(order, "refund_payment")
+    await saga_of(worker, order, cancel=True).result()
+    order = await fetch(order)
+    assert order.status == OrderStatus.CANCELLED
+    books = await books_of(order)
+    assert (books.attention, books.net) == ([], 0)
+    assert await gateway_ledger(order) == ["charge", "refund"]
+
+
+async def test_retry_undo_cuts_the_wait(worker: Client, settings: Any) -> None:
+    settings.SAGA_RETRY_INITIAL = 300.0
+    settings.SAGA_RETRY_MAXIMUM = 300.0
+    order = await begin_cancel(worker, "tok_ok__refund_error_500_x1")
+    await until_state(order, "refund_payment", "failed")
+    await call(desk.retry_undo, order_id=order.pk, undo="refund_payment", actor="ada", reason="bank is back")
+    await hand_over(worker)
+    await asyncio.wait_for(saga_of(worker, order, cancel=True).result(), 20)
+    assert (await fetch(order)).status == OrderStatus.CANCELLED
+
+
+async def test_permanent_refusal_waits_for_a_person_and_retry_sets_it_going(worker: Client) -> None:
+    order = await begin_cancel(worker, "tok_ok__refund_refused_x1")
+    assert "refused for good" in await until_flagged(order, "refund_payment")
+    await until_state(order, "release_inventory", "done")
+    await call(desk.retry_undo, order_id=order.pk, undo="refund_payment", actor="ada", reason="bank says yes")
+    await hand_over(worker)
+    await saga_of(worker, order, cancel=True).result()
+    order = await fetch(order)
+    assert ("refund_payment", "done") in undos_of(order)
+    assert (await books_of(order)).attention == []
+
+
+async def test_resolved_refund_counts_in_the_sums_and_lets_the_saga_go_on(worker: Client) -> None:
+    order = await begin_cancel(worker, "tok_ok__refund_refused")
+    await until_flagged(order, "refund_payment")
+    await call(
+        desk.resolve_undo,
+        order_id=order.pk,
+        undo="refund_payment",
+        actor="ada",
+        reason="card expired",
+        reference="transfer 4711",
+    )
+    await hand_over(worker)
+    await saga_of(worker, order, cancel=True).result()
+    order = await fetch(order)
+    assert order.status == OrderStatus.CANCELLED
+    assert ("refund_payment", "resolved") in undos_of(order)
+    books = await books_of(order)
+    assert (books.events, books.net) == (["charged", "settled_outside"], 0)
+    assert books.attention == []
+    assert await gateway_ledger(order) == ["charge"]
+    assert books.mails == ["cancellation sent", "confirmation sent"]
+
+
+async def test_resolved_release_frees_the_stock(worker: Client) -> None:
+    order = await run_to_the_end(worker, await aplace())
+    with failing("inventory_hold", "UPDATE", when="NEW.state = 'released'", times=1_000_000):
+        await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
+        await hand_over(worker)
+        await until_flagged(order, "release_inventory")
+        await call(
+            desk.resolve_undo,
+            order_id=order.pk,
+            undo="release_inventory",
+            actor="ada",
+            reason="counted by hand",
+            reference="stocktake 12",
+        )
+        await hand_over(worker)
+        await saga_of(worker, order, cancel=True).result()
+    assert ("release_inventory", "resolved") in undos_of(await fetch(order))
+    books = await books_of(order)
+    assert (books.held, books.holds) == (0, ["settled_by_hand"])
+    await acheck_stock_sums()
+
+
+async def test_resolve_is_refused_while_an_attempt_is_in_flight(worker: Client) -> None:
+    order = await run_to_the_end(worker, await aplace())
+    with pausing("payments_paymentevent", "INSERT", when="NEW.kind = 'refunded'") as pause:
+        await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
+        await hand_over(worker)
+        await until(lambda: asyncio.to_thread(pause.is_reached), what="the refund being recorded")
+        resolving = asyncio.create_task(
+            call(
+                desk.resolve_undo,
+                order_id=order.pk,
+                undo="refund_payment",
+                actor="ada",
+                reason="impatient",
+                reference="none",
+            )
+        )
+        pause.release()
+        with pytest.raises(StateConflict):
+            await resolving
+    await saga_of(worker, order, cancel=True).result()
+    books = await books_of(order)
+    assert (books.events, books.net) == (["charged", "refunded"], 0)
+
+
+@pytest.mark.parametrize(
+    ("undo", "reason", "reference", "says"),
+    [
+        ("refund_payment", "because", "x1", "is not stuck"),
+        ("refund_payment", " ", "x1", "Give a reason"),
+        ("refund_payment", "because", "", "Give a reason"),
+        ("cancel_order", "because", "x1", "not stuck"),
+        ("no_such_undo", "because", "x1", "There is no undo"),
+    ],
+)
+async def test_resolve_is_checked_before_it_is_recorded(
+    worker: Client, undo: str, reason: str, reference: str, says: str
+) -> None:
+    order = await run_to_the_end(worker, await aplace())
+    await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
+    await hand_over(worker)
+    await saga_of(worker, order, cancel=True).result()
+    with pytest.raises(StateConflict, match=says):
+        await call(
+            desk.resolve_undo, order_id=order.pk, undo=undo, actor="ada", reason=reason, reference=reference
+        )
+    actions = await run_in_db(lambda: list(order.actions.values_list("kind", flat=True)))
+    assert actions == ["place_order", "cancel_order"]
