@@ -9,6 +9,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner
 
 from config.temporal import run_in_db
 from inventory.models import StockItem
+from inventory.services import adjust_stock
 from orders import desk
 from orders.models import Order, OrderStatus, OutboxMessage
 from orders.services import Item
@@ -42,15 +43,8 @@ ALL_UNDONE = [
 NOTHING_CHARGED = [("refund_payment", "nothing_to_undo"), *ALL_UNDONE[1:]]
 
 
-@pytest.fixture(params=["cached", "replayed"])
-async def any_worker(request: Any, shop: None, temporal: Client) -> Any:
-    """The sagas with the workflow cache, and without it, when every task replays the whole history."""
-    async with working(temporal, max_cached_workflows=1000 if request.param == "cached" else 0):
-        yield temporal
-
-
-async def test_order_completes(any_worker: Client) -> None:
-    order = await run_to_the_end(any_worker, await aplace())
+async def test_order_completes(worker: Client) -> None:
+    order = await run_to_the_end(worker, await aplace())
     assert order.status == OrderStatus.COMPLETED
     assert read_trail(order) == [(name, "done") for name in STEPS]
     books = await books_of(order)
@@ -61,8 +55,8 @@ async def test_order_completes(any_worker: Client) -> None:
     await acheck_stock_sums()
 
 
-async def test_declined_payment_rolls_back(any_worker: Client) -> None:
-    order = await run_to_the_end(any_worker, await aplace(LAPTOPS))
+async def test_declined_payment_rolls_back(worker: Client) -> None:
+    order = await run_to_the_end(worker, await aplace(LAPTOPS))
     assert order.status == OrderStatus.CANCELLED
     assert (order.failed_step, order.failure_type) == ("process_payment", "PaymentRefused")
     assert read_trail(order) == [
@@ -328,3 +322,23 @@ async def test_rollback_ignores_further_cancels(worker: Client) -> None:
         await saga_of(worker, order).cancel()
     assert await saga_of(worker, order).result() == "cancelled"
     assert undos_of(await fetch(order)) == NOTHING_CHARGED
+
+
+async def test_fifty_orders_for_the_last_unit_and_one_completes(worker: Client) -> None:
+    """The service's own race, and the control without its guard, are in tests/unit/test_inventory.py."""
+
+    def leave_one() -> None:
+        item = StockItem.objects.get(product__sku="LAMP-DESK")
+        adjust_stock(product_id=item.product_id, change=1 - item.available, note="test")
+
+    await run_in_db(leave_one)
+    orders = [await aplace([Item("LAMP-DESK", 1)]) for _ in range(50)]
+    await hand_over(worker)
+    endings = await asyncio.gather(*(saga_of(worker, order).result() for order in orders))
+    assert sorted(endings) == ["cancelled"] * 49 + ["completed"]
+    failures = await run_in_db(lambda: list(Order.objects.values_list("failure_type", flat=True)))
+    assert sorted(failures) == ["", *["OutOfStock"] * 49]
+    assert [
+        await gateway_ledger(order) for order in orders if endings[orders.index(order)] == "completed"
+    ] == [["charge"]]
+    await acheck_stock_sums()

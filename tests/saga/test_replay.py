@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 from temporalio import workflow
-from temporalio.client import WorkflowHistory
+from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from orders.sagas.place_order import PlaceOrderSaga
 from orders.sagas.policy import COMPLETED, SagaInput
 from orders.worker import SAGAS
+from tests.conftest import working
+from tests.saga.scenarios import SCENARIOS
 
 with workflow.unsafe.imports_passed_through():
     from inventory.activities import reserve_inventory
@@ -24,19 +26,21 @@ def load(path: Path) -> WorkflowHistory:
     return WorkflowHistory.from_json(f"order-{path.stem}", path.read_text())
 
 
-def test_there_is_a_history_of_every_kind() -> None:
-    assert {path.stem for path in HISTORIES} >= {
-        "completed",
-        "declined",
-        "out_of_stock",
-        "cancelled_midway",
-        "stuck_undo_resolved",
-    }
+def test_there_is_a_history_of_every_story() -> None:
+    assert {path.stem for path in HISTORIES} >= set(SCENARIOS)
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_history_replays(path: Path) -> None:
     await Replayer(workflows=SAGAS).replay_workflow(load(path))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_story_without_the_workflow_cache(shop: None, temporal: Client, name: str) -> None:
+    """Every task replays the whole history, so anything that is not deterministic fails here."""
+    carry_out, ending = SCENARIOS[name]
+    async with working(temporal, max_cached_workflows=0):
+        assert await (await carry_out(temporal)).result() == ending
 
 
 @workflow.defn(name="PlaceOrderSaga")
