@@ -157,7 +157,7 @@ class Command(BaseCommand):
         self.say(f"\n  Admin        {address}/admin/   log in as {DEMO_USER} / {DEMO_PASSWORD}")
         self.say(f"  API          {address}/api/v1/products/")
         if settings.TEMPORAL_UI_URL:
-            self.say(f"  Temporal UI  {settings.TEMPORAL_UI_URL}")
+            self.say(f"  Temporal UI  {settings.TEMPORAL_UI_URL}   server {settings.TEMPORAL_ADDRESS}")
         if settings.MAIL_SINK_URL:
             self.say(f"  Mail         {settings.MAIL_SINK_URL}")
         self.say("\nCtrl-C stops everything; the data stays for the next run.")
