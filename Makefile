@@ -5,7 +5,7 @@ STAMP := .venv/.locked
 # Two test processes on two cores; the suite waits on databases more than it computes.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo dev test lint format proof clean
+.PHONY: setup demo dev test lint format proof bench clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ format: setup
 # The crash and race tests at full size, ten times over, in ten random orders.
 proof: setup
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest -n $(TEST_PROCESSES) tests/crash tests/e2e || exit 1; done
+
+# Orders a second on this machine, completed and rolled back.
+bench: setup
+	@$(BIN)/python manage.py bench
 
 clean:
 	rm -rf .venv .local staticfiles .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
