@@ -1,7 +1,6 @@
 """Keeps worker processes running: starts, watches, restarts, drains and reloads them, and is their way out.
 
-Knows neither Django nor Temporal. `supervise` is the parent's side, `run_child` the child's: a child drains
-on its first signal, and when its stdin ends, which is how it learns that its supervisor was killed.
+Knows neither Django nor Temporal. The child's side is in orders.child.
 """
 
 import asyncio
@@ -10,21 +9,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-# A child's exit code for "what I need cannot be reached": tried again for ever, never a crash loop.
-EX_TEMPFAIL = 75
-READY_MARK = "ready: "
-WAITING_MARK = "waiting for "
+from orders.child import EX_TEMPFAIL, READY_MARK, WAITING_MARK
 
 # After the grace a child ends itself, and a little later its supervisor kills it.
-CHILD_MARGIN = 3.0
 SUPERVISOR_MARGIN = 5.0
 
 HEALTHY_SECONDS = 10.0
@@ -36,6 +29,7 @@ LONGEST_PAUSE = 30.0
 LONGEST_WAIT_FOR_SERVICES = 5.0
 READY_SECONDS = 30.0
 REPEAT_WAITING_LINE = 60.0
+HEARTBEAT_INTERVAL = 5.0
 
 SCAN_INTERVAL = 1.0
 WATCHED_SUFFIXES = (".py", ".html", ".txt")
@@ -234,11 +228,13 @@ class Supervisor:
         grace: float,
         directory: Path,
         watch: bool,
+        heartbeat: Path | None,
     ) -> None:
         self.build_command = build_command
         self.grace = grace
         self.directory = directory
         self.watched = watch
+        self.heartbeat = heartbeat
         self.coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if not self.coloured:
@@ -257,6 +253,8 @@ class Supervisor:
         tasks = [*lives, asyncio.create_task(self.ending.wait())]
         if self.watched:
             tasks.append(asyncio.create_task(self._reload_on_change(snapshot)))
+        if self.heartbeat is not None:
+            tasks.append(asyncio.create_task(self._show_heartbeat(self.heartbeat)))
         # Only `ending` ends by itself: anything else that does has raised, and is not to pass unseen.
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -317,6 +315,12 @@ class Supervisor:
                 self.say(f"{Path(changed[0]).relative_to(self.directory)} has changed: restarting one by one")
                 await self._restart_one_by_one()
 
+    async def _show_heartbeat(self, file: Path) -> None:
+        while True:
+            if all(child.is_ready and child.is_alive() for child in self.children):
+                await asyncio.to_thread(file.touch)
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+
     async def _restart_one_by_one(self) -> None:
         for child in self.children:
             if not await child.restart():
@@ -354,55 +358,20 @@ def supervise(
     grace: float,
     directory: Path,
     watch: bool = False,
+    heartbeat: Path | None = None,
 ) -> int:
     """Keep `count` processes of `build_command(1..count)` running, started in `directory`.
 
     `grace` is how many seconds a child has to finish what is in flight; `watch` restarts the children when
-    a file below `directory` changes. Returns 0 when all drained in time and 1 when not, or when every child
-    keeps crashing. A second signal ends the process with 130.
+    a file below `directory` changes; `heartbeat` is a file that is touched every few seconds while every
+    child is alive and ready, for a health check to read. Returns 0 when all drained in time and 1 when not,
+    or when every child keeps crashing. A second signal ends the process with 130.
     """
 
     async def live() -> int:
-        supervisor = Supervisor(build_command, count=count, grace=grace, directory=directory, watch=watch)
+        supervisor = Supervisor(
+            build_command, count=count, grace=grace, directory=directory, watch=watch, heartbeat=heartbeat
+        )
         return await supervisor.run()
 
     return asyncio.run(live())
-
-
-def run_child(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, grace: float) -> None:
-    """Run `work` until it ends or raises. Its event is set by SIGTERM, SIGINT or the end of stdin.
-
-    From then on the kernel gives it `grace` seconds and a little. A second signal ends the process at once.
-    """
-
-    async def live() -> None:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        draining = threading.Event()
-
-        def begin_drain() -> None:
-            draining.set()
-            # SIGALRM ends the process also when the interpreter hangs, or waits for a thread at its exit.
-            signal.setitimer(signal.ITIMER_REAL, grace + CHILD_MARGIN)
-            loop.call_soon_threadsafe(stop.set)
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            if draining.is_set():
-                os._exit(128 + number)
-            begin_drain()
-
-        def watch_supervisor() -> None:
-            with contextlib.suppress(OSError):
-                while os.read(0, 1024):
-                    pass
-            if not draining.is_set():
-                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                    begin_drain()
-
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
-        threading.Thread(target=watch_supervisor, name="supervisor-watch", daemon=True).start()
-        await work(stop)
-
-    asyncio.run(live())

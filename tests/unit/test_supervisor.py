@@ -15,8 +15,9 @@ import psutil
 import pytest
 from django.core.management import CommandError
 
+from orders.child import EX_TEMPFAIL
 from orders.management.commands.run_saga_workers import is_unreachable, parse_count, shorten_reason
-from orders.supervisor import EX_TEMPFAIL, BackOff, describe_exit, take_snapshot
+from orders.supervisor import BackOff, describe_exit, take_snapshot
 
 PROJECT = Path(__file__).resolve().parents[2]
 DEADLINE = 20.0
@@ -41,10 +42,10 @@ sys.exit(
 # Says that it is ready, and works until it is told to stop.
 OBEDIENT = """
 import asyncio, sys
-from orders import supervisor
-from orders.supervisor import run_child
+from orders import child
+from orders.child import run_child
 
-supervisor.CHILD_MARGIN = 0.5
+child.CHILD_MARGIN = 0.5
 
 async def work(stop):
     print("ready: number", sys.argv[1], flush=True)

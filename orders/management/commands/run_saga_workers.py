@@ -8,12 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from orders.supervisor import EX_TEMPFAIL, WAITING_MARK, run_child, supervise
+from orders.child import EX_TEMPFAIL, WAITING_MARK, run_child
+from orders.supervisor import supervise
 
 logger = logging.getLogger("orders.worker")
 
@@ -38,9 +40,17 @@ class Command(BaseCommand):
         parser.add_argument(
             "--reload", action="store_true", help="restart the workers one by one when the code changes"
         )
+        parser.add_argument(
+            "--heartbeat",
+            type=Path,
+            metavar="FILE",
+            help="touch FILE every few seconds while all processes are ready, for a health check",
+        )
         parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
 
-    def handle(self, *, count: str | int, reload: bool, child: int | None, **options: Any) -> None:
+    def handle(
+        self, *, count: str | int, reload: bool, heartbeat: Path | None, child: int | None, **options: Any
+    ) -> None:
         if child is not None:
             end_process(work_as_child(child))
         # Neither Temporal nor the database is touched here: the SDK's core does not survive a fork, and
@@ -52,6 +62,7 @@ class Command(BaseCommand):
                 grace=settings.WORKER_GRACE,
                 directory=settings.BASE_DIR,
                 watch=reload,
+                heartbeat=heartbeat,
             )
         )
 
