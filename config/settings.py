@@ -30,6 +30,10 @@ def read_database(url: str) -> dict[str, Any]:
     if not url:
         return {"ENGINE": "django.db.backends.dummy"}
     options: dict[str, Any] = dict(conninfo_to_dict(url))
+    # Below the time-out of a saga's attempt: a blocked statement fails and says so, instead of holding a
+    # database thread for an attempt that has been given up.
+    timeout = round(float(os.environ.get("DATABASE_LOCK_TIMEOUT", "10")) * 1000)
+    options.setdefault("options", f"-c lock_timeout={timeout}")
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": options.pop("dbname", ""),

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import close_old_connections, transaction
 from temporalio import activity
@@ -79,16 +79,22 @@ async def run_on_database_thread(work: Callable[[], T]) -> T:
             await free.acquire()
     except TimeoutError:
         raise DatabaseBusy(f"no database thread was free within {settings.WORKER_DB_WAIT:.0f} s") from None
-    try:
-        if activity.in_activity():
-            wait = activity.metric_meter().create_histogram_timedelta(
-                "database_thread_wait", "Time an activity waited for a database thread"
-            )
-            wait.record(timedelta(seconds=time.monotonic() - asked))
-        run = sync_to_async(work, thread_sensitive=False, executor=database_threads(os.getpid()))
-        return await run()
-    finally:
-        free.release()
+    if activity.in_activity():
+        wait = activity.metric_meter().create_histogram_timedelta(
+            "database_thread_wait", "Time an activity waited for a database thread"
+        )
+        wait.record(timedelta(seconds=time.monotonic() - asked))
+    running = database_threads(os.getpid()).submit(copy_context().run, work)
+    # Free when the thread is, not when the caller gives up: a cancelled attempt leaves its transaction
+    # running. sync_to_async would hide that moment.
+    running.add_done_callback(lambda _: _release(loop, free))
+    return await asyncio.wrap_future(running)
+
+
+def _release(loop: asyncio.AbstractEventLoop, free: asyncio.Semaphore) -> None:
+    # A loop that has ended has nobody left who waits for a thread.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(free.release)
 
 
 async def connect_temporal(*, lazy: bool = False, identity: str | None = None) -> Client:

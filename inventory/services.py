@@ -163,13 +163,19 @@ def adjust_stock(*, product_id: int, change: int, note: str) -> None:
 
 @transaction.atomic
 def top_up_stock(*, targets: Iterable[tuple[int, int]], note: str) -> int:
-    """Receive what each (product id, target) lacks in available units. Returns the units received."""
+    """Receive what each (product id, target) lacks in available units. Returns the units received.
+
+    Locks the stock rows in SKU order, as reserving does.
+    """
+    wanted = dict(targets)
+    StockItem.objects.bulk_create(
+        [StockItem(product_id=product_id) for product_id in wanted], ignore_conflicts=True
+    )
+    items = StockItem.objects.filter(product_id__in=wanted).select_for_update(of=("self",))
     received = 0
-    for product_id, target in sorted(targets):
-        StockItem.objects.get_or_create(product_id=product_id)
-        item = StockItem.objects.select_for_update().get(product_id=product_id)
-        missing = target - (item.on_hand - item.reserved)
+    for item in items.order_by("product__sku"):
+        missing = wanted[item.product_id] - (item.on_hand - item.reserved)
         if missing > 0:
-            receive_stock(product_id=product_id, quantity=missing, note=note)
+            receive_stock(product_id=item.product_id, quantity=missing, note=note)
             received += missing
     return received

@@ -1,18 +1,21 @@
 """The saga's mail activities."""
 
 import asyncio
+import logging
 import smtplib
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from django.conf import settings
 from temporalio import activity
 
 from config.temporal import run_in_db
 from notifications import services
-from notifications.models import EmailState
+from notifications.models import EmailMessage, EmailState
 from orders.models import StepState
 from orders.refusals import EmailRefused
+
+logger = logging.getLogger("notifications")
 
 
 @lru_cache(maxsize=1)
@@ -38,15 +41,42 @@ async def send_cancellation_email(order_id: str) -> str:
     return StepState.DONE
 
 
+# Mails that this process is sending, by id: a thread goes on when its attempt has been given up.
+_sending: dict[int, asyncio.Task[None]] = {}
+
+
+async def send(email: EmailMessage) -> None:
+    """Send the mail on a mail thread, and record it."""
+    message = services.build_message(email)
+    await asyncio.get_running_loop().run_in_executor(mail_threads(), message.send)
+    await run_in_db(services.record_sent, email_id=email.pk)
+
+
+def _forget(email_id: int, task: asyncio.Task[None]) -> None:
+    del _sending[email_id]
+    if not task.cancelled() and task.exception() is not None:
+        logger.warning("mail %s was not sent: %s", email_id, type(task.exception()).__name__)
+
+
 async def deliver(prepared: services.PreparedEmail) -> None:
-    """Send the mail unless it was sent, and record it. Raises EmailRefused for a permanent SMTP refusal."""
-    if prepared.is_due:
-        message = services.build_message(prepared.email)
+    """Send the mail unless it was sent, and record it. Raises EmailRefused for a permanent SMTP refusal.
+
+    A slow mail server can outlast an attempt. Its answer counts all the same, and the next attempt waits
+    for it instead of sending the mail again.
+    """
+    email = prepared.email
+    sending = _sending.get(email.pk)
+    if sending is None and prepared.is_due:
+        task = _sending[email.pk] = asyncio.create_task(send(email))
+        task.add_done_callback(partial(_forget, email.pk))
         try:
-            await asyncio.get_running_loop().run_in_executor(mail_threads(), message.send)
+            await asyncio.shield(task)
         except smtplib.SMTPRecipientsRefused as error:
             if all(500 <= code < 600 for code, _ in error.recipients.values()):
                 # The address stays out of the message: it would enter Temporal's history.
                 raise EmailRefused("the mail server refuses the recipient for good") from error
             raise
-    await run_in_db(services.record_sent, email_id=prepared.email.pk)
+        return
+    if sending is not None:
+        await asyncio.shield(sending)
+    await run_in_db(services.record_sent, email_id=email.pk)

@@ -12,9 +12,10 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 
 from notifications.models import EmailKind, EmailMessage, EmailState
-from orders.models import Order, StepKey
+from orders.models import AttentionFlag, Order, StepKey
 
 STEP = "send_confirmation_email"
+LATE_CONFIRMATION = "late_confirmation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,26 @@ def build_message(email: EmailMessage) -> EmailMultiAlternatives:
 
 @transaction.atomic
 def record_sent(*, email_id: int) -> None:
-    """Mark the mail as sent. Repeating it changes nothing."""
-    EmailMessage.objects.filter(pk=email_id, state=EmailState.PENDING).update(
+    """Mark the mail as sent. Repeating it changes nothing.
+
+    A confirmation that a slow mail server took after the rollback had begun cannot be called back: it is
+    recorded and flagged.
+    """
+    is_new = EmailMessage.objects.filter(pk=email_id, state=EmailState.PENDING).update(
         state=EmailState.SENT, sent_at=timezone.now()
     )
+    late = StepKey.objects.filter(
+        step=STEP,
+        undone_at__isnull=False,
+        order__emails__pk=email_id,
+        order__emails__kind=EmailKind.CONFIRMATION,
+    )
+    if is_new and (key := late.first()):
+        AttentionFlag.objects.raise_flag(
+            key.order_id,
+            LATE_CONFIRMATION,
+            "The confirmation mail reached the mail server after the order was cancelled.",
+        )
 
 
 @transaction.atomic

@@ -26,16 +26,15 @@ async def complete_order(order_id: str) -> None:
 
 
 @activity.defn
-async def begin_rollback(order_id: str, step: str, error_type: str, message: str) -> bool:
-    """Move the order to `cancelling` because `step` failed. False when there is nothing to roll back.
+async def begin_rollback(order_id: str, step: str, error_type: str, message: str) -> list[str] | None:
+    """Move the order to `cancelling` because `step` failed. Neither a step nor an undo: not in the trail.
 
-    Neither a step nor an undo, so it is not in the trail.
+    Answers with the steps that have begun, or None when there is nothing to roll back.
     """
-    answer = await run_in_db(
+    return await run_in_db(
         services.begin_rollback,
         order_id=order_id,
         failed_step=step,
         failure_type=error_type,
         failure=message,
     )
-    return answer != ALREADY_FINAL

@@ -10,7 +10,7 @@ from uuid import UUID
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from orders import services
+from orders import repairs, services
 from orders.dispatch import hand_over
 from orders.services import Decision, Item
 
@@ -59,12 +59,12 @@ def ship_order(*, order_id: UUID | str, actor: str) -> Decision:
 @transaction.atomic
 def retry_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str = "") -> Decision:
     """Try a stuck undo again now."""
-    return _tell_temporal(services.retry_undo(order_id=order_id, undo=undo, actor=actor, reason=reason))
+    return _tell_temporal(repairs.retry_undo(order_id=order_id, undo=undo, actor=actor, reason=reason))
 
 
 @transaction.atomic
 def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, reference: str) -> Decision:
     """Settle a stuck undo by hand."""
     return _tell_temporal(
-        services.resolve_undo(order_id=order_id, undo=undo, actor=actor, reason=reason, reference=reference)
+        repairs.resolve_undo(order_id=order_id, undo=undo, actor=actor, reason=reason, reference=reference)
     )

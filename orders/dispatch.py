@@ -48,7 +48,9 @@ def _submit(message: OutboxMessage) -> None:
 
     async def deliver_one() -> None:
         try:
-            await deliver(await loop.client(), message)
+            # Connecting has no time-out of its own.
+            async with asyncio.timeout(settings.TEMPORAL_RPC_TIMEOUT * 2):
+                await deliver(await loop.client(), message)
         except Exception:
             logger.exception("fast path failed for %s; a worker will deliver it", message)
 

@@ -16,12 +16,10 @@ from django.utils import timezone
 
 from inventory import selectors as inventory_selectors
 from inventory import services as inventory_services
-from notifications import services as notifications_services
 from notifications.models import EmailKind, EmailMessage, EmailState
 from orders.models import (
     ALLOWED_MOVES,
     ALREADY_FINAL,
-    STEP_OF_UNDO,
     STEPS,
     ActionKind,
     AttentionFlag,
@@ -37,7 +35,6 @@ from orders.models import (
     TrailEntry,
 )
 from orders.refusals import AlreadyUndone, CancelRequested, OrderNotSellable, StateConflict
-from payments import services as payments_services
 
 MAX_LINES = 100
 MAX_QUANTITY = 10_000
@@ -94,25 +91,32 @@ def accept_order(
     errors: dict[str, str] = {}
     try:
         validate_email(customer_email)
-    except ValidationError:
+        # Addresses outside ASCII need a mail server with SMTPUTF8, which nobody promises us.
+        customer_email.encode("ascii")
+    except (ValidationError, UnicodeEncodeError):
         errors["customer_email"] = "Give an e-mail address, for example ada@example.com."
     if len(customer_email) > 254:
         errors["customer_email"] = "An e-mail address has at most 254 characters."
-    if len(payment_token) > 200:
-        errors["payment_token"] = "A payment token has at most 200 characters."  # noqa: S105
+    if len(payment_token) > 200 or not (payment_token.isascii() and payment_token.isprintable()):
+        errors["payment_token"] = "A payment token has at most 200 printable ASCII characters."  # noqa: S105
     if not 1 <= len(items) <= MAX_LINES:
         errors["items"] = f"Order between 1 and {MAX_LINES} lines."
     quantities: dict[str, int] = {}
-    products = inventory_selectors.find_sold_products({item.sku for item in items})
+    products = inventory_selectors.find_sold_products({item.sku for item in items if item.sku.isprintable()})
     for index, item in enumerate(items):
         if item.sku not in products:
             errors[f"items.{index}.sku"] = f"There is no product {item.sku!r} on sale."
+        if type(item.quantity) is not int:
+            errors[f"items.{index}.quantity"] = "A quantity is a whole number."
+            continue
         quantities[item.sku] = quantities.get(item.sku, 0) + item.quantity
         if not 1 <= item.quantity <= MAX_QUANTITY or quantities[item.sku] > MAX_QUANTITY:
             errors[f"items.{index}.quantity"] = f"Order between 1 and {MAX_QUANTITY} units."
     total = Decimal(0)
     if not errors:
         total = sum((products[sku].price * quantity for sku, quantity in quantities.items()), Decimal(0))
+        if total == 0:
+            errors["items"] = "The order's total is 0.00: there is nothing to pay, and so nothing to order."
         if total > MAX_TOTAL:
             errors["items"] = f"The order's total is above {MAX_TOTAL}; split it into several orders."
     if errors:
@@ -143,11 +147,11 @@ def accept_order(
         ]
     )
     OrderAction.objects.create(order=order, kind=ActionKind.PLACE, actor=actor)
-    message = _tell(order, kind=OutboxKind.START, name=PLACE_SAGA, workflow_id=f"order-{order.pk}")
+    message = tell_temporal(order, kind=OutboxKind.START, name=PLACE_SAGA, workflow_id=f"order-{order.pk}")
     return Decision(order=order, changed=True, message=message)
 
 
-def _tell(
+def tell_temporal(
     order: Order, *, kind: OutboxKind, name: str, workflow_id: str, argument: str = ""
 ) -> OutboxMessage:
     """Write an outbox row, leased to the fast path that follows the commit."""
@@ -225,14 +229,17 @@ def complete_order(*, order_id: UUID | str) -> None:
 
 
 @transaction.atomic
-def begin_rollback(*, order_id: UUID | str, failed_step: str, failure_type: str, failure: str) -> str | None:
+def begin_rollback(
+    *, order_id: UUID | str, failed_step: str, failure_type: str, failure: str
+) -> list[str] | None:
     """Move the order to `cancelling`, note why, and close what was still running. Locks the order's row.
 
-    Returns ALREADY_FINAL for an order that is cancelled or shipped: there is nothing to roll back.
+    Returns the steps that have begun, in this saga or in an earlier one that Temporal has lost; None for an
+    order that is cancelled or shipped: there is nothing to roll back.
     """
-    order = Order.objects.select_for_update().get(pk=order_id)
+    order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
     if order.status in (OrderStatus.CANCELLED, OrderStatus.SHIPPED):
-        return ALREADY_FINAL
+        return None
     _move(
         order_id,
         OrderStatus.CANCELLING,
@@ -244,8 +251,8 @@ def begin_rollback(*, order_id: UUID | str, failed_step: str, failure_type: str,
     TrailEntry.objects.filter(order_id=order_id, kind=StepKind.STEP, state=StepState.RUNNING).update(
         state=StepState.LOST, finished_at=timezone.now()
     )
-    AttentionFlag.objects.clear_flag(order_id, *STEPS)
-    return None
+    AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
+    return list(StepKey.objects.filter(order_id=order_id).values_list("step", flat=True))
 
 
 @transaction.atomic
@@ -270,7 +277,7 @@ def request_cancel(*, order_id: UUID | str, actor: str, reason: str) -> Decision
     completed one moves to `cancelling` and CancelOrderSaga is started. One that is being cancelled or
     is cancelled stays as it is. Raises StateConflict for a shipped one.
     """
-    order = Order.objects.select_for_update().get(pk=order_id)
+    order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
     if order.status == OrderStatus.SHIPPED:
         raise StateConflict(f"Order {order.number} has been shipped and can no longer be cancelled.")
     if order.status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED) or order.cancel_requested_at:
@@ -286,11 +293,11 @@ def request_cancel(*, order_id: UUID | str, actor: str, reason: str) -> Decision
             failure_type=CancelRequested.__name__,
             failure=f"cancelled by {actor}",
         )
-        message = _tell(
+        message = tell_temporal(
             order, kind=OutboxKind.START, name=CANCEL_SAGA, workflow_id=f"order-{order.pk}-cancel"
         )
     else:
-        message = _tell(order, kind=OutboxKind.SIGNAL, name="cancel", workflow_id=f"order-{order.pk}")
+        message = tell_temporal(order, kind=OutboxKind.SIGNAL, name="cancel", workflow_id=f"order-{order.pk}")
     order.refresh_from_db()
     return Decision(order=order, changed=True, message=message)
 
@@ -311,78 +318,3 @@ def ship_order(*, order_id: UUID | str, actor: str) -> Decision:
     inventory_services.sell_holds(order_id=order_id)
     OrderAction.objects.create(order=order, kind=ActionKind.SHIP, actor=actor)
     return Decision(order=order, changed=True)
-
-
-@transaction.atomic
-def retry_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str = "") -> Decision:
-    """Ask the saga to try a failed undo again now. Locks the undo's key.
-
-    Raises StateConflict unless the order is being cancelled and the undo's last attempt failed.
-    """
-    order = _check_stuck(order_id, undo)
-    return _act_on_undo(order, ActionKind.RETRY_UNDO, undo=undo, actor=actor, reason=reason)
-
-
-@transaction.atomic
-def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, reference: str) -> Decision:
-    """Settle a failed undo by hand: book it in the ledger and let the saga go on. Locks the undo's key.
-
-    `reason` and `reference` (where the settlement can be found) are required. Later attempts of the undo
-    see the booking and stop. Raises StateConflict as `retry_undo` does, and while an attempt is in flight.
-    """
-    if not reason.strip() or not reference.strip():
-        raise StateConflict("Give a reason and a reference to where the settlement can be found.")
-    order = _check_stuck(order_id, undo)
-    match undo:
-        case "refund_payment":
-            payments_services.settle_refund_outside(order_id=order_id, reference=reference, note=reason)
-        case "release_inventory":
-            inventory_services.settle_holds_by_hand(order_id=order_id)
-        case "send_cancellation_email":
-            notifications_services.settle_cancellation_by_hand(order_id=order_id)
-        case _:
-            raise StateConflict(
-                f"{undo} only changes our own database and cannot be settled outside: retry it."
-            )
-    StepKey.objects.filter(order_id=order_id, step=STEP_OF_UNDO[undo]).update(resolved_at=timezone.now())
-    last = TrailEntry.objects.filter(order_id=order_id, name=undo).latest("id")
-    last.state = StepState.RESOLVED
-    last.finished_at = timezone.now()
-    last.save(update_fields=["state", "finished_at"])
-    AttentionFlag.objects.clear_flag(order_id, undo)
-    return _act_on_undo(
-        order, ActionKind.RESOLVE_UNDO, undo=undo, actor=actor, reason=reason, reference=reference
-    )
-
-
-def _check_stuck(order_id: UUID | str, undo: str) -> Order:
-    """The order, if its `undo` has failed and waits; its key is locked, so no attempt can begin meanwhile."""
-    if undo not in STEP_OF_UNDO:
-        raise StateConflict(f"There is no undo {undo!r}; there are {', '.join(STEP_OF_UNDO)}.")
-    StepKey.objects.lock(order_id, STEP_OF_UNDO[undo])
-    order = Order.objects.get(pk=order_id)
-    last = TrailEntry.objects.filter(order_id=order_id, name=undo).order_by("-id").first()
-    if last is None:
-        raise StateConflict(f"{undo} has not been tried for order {order.number} yet.")
-    if last.state == StepState.RUNNING:
-        raise StateConflict(f"An attempt of {undo} is in flight for order {order.number}; wait for its end.")
-    if last.state != StepState.FAILED:
-        raise StateConflict(f"{undo} is not stuck for order {order.number}: it is {last.state}.")
-    return order
-
-
-def _act_on_undo(
-    order: Order, kind: ActionKind, *, undo: str, actor: str, reason: str, reference: str = ""
-) -> Decision:
-    OrderAction.objects.create(
-        order=order, kind=kind, undo=undo, actor=actor, reason=reason, reference=reference
-    )
-    by_cancel_saga = OutboxMessage.objects.filter(order=order, name=CANCEL_SAGA).exists()
-    message = _tell(
-        order,
-        kind=OutboxKind.SIGNAL,
-        name=kind,
-        workflow_id=f"order-{order.pk}-cancel" if by_cancel_saga else f"order-{order.pk}",
-        argument=undo,
-    )
-    return Decision(order=order, changed=True, message=message)

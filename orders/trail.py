@@ -64,8 +64,7 @@ class StepAttempt:
         if latest is not None and latest.state == StepState.FAILED:
             self.continue_entry(latest, state=StepState.RUNNING, finished_at=None)
             return
-        if latest is not None and latest.state == StepState.RUNNING:
-            self.close_lost(latest)
+        self.close_lost(latest)
         self.entry_id = self.new_entry(StepState.RUNNING).pk
 
     def write_outcome(self, result: object) -> None:
@@ -88,15 +87,18 @@ class StepAttempt:
                 self.new_entry(state, finished_at=outcome["finished_at"], ms=self.ms)
             elif latest.state in FINISHED_STATES:
                 TrailEntry.objects.filter(pk=latest.pk).update(attempts=F("attempts") + 1)
-            else:
+            elif latest.state == StepState.FAILED:
                 self.continue_entry(latest, **outcome)
+            else:
+                self.close_lost(latest)
+                self.new_entry(state, finished_at=outcome["finished_at"], ms=self.ms)
         if self.number > 1 or self.kind == StepKind.UNDO:
             AttentionFlag.objects.clear_flag(self.order_id, self.name)
         self.log(state)
 
     def write_failure(self, *, error_type: str, message: str, final: bool) -> None:
         """Write the attempt as failed, in a transaction of its own. Flags the order for a person when an
-        undo was refused for good, or after SAGA_ATTENTION_AFTER attempts."""
+        undo was refused for good. An attempt that another has overtaken changes nothing."""
         outcome: dict[str, Any] = {
             "state": StepState.FAILED,
             "finished_at": timezone.now(),
@@ -106,21 +108,18 @@ class StepAttempt:
             "error": message,
         }
         if self.entry_id is not None:
-            TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
+            is_latest = TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
         else:
             latest = self.find_latest()
+            is_latest = latest is None or latest.state not in FINISHED_STATES
             if latest is not None and latest.state == StepState.FAILED:
                 self.continue_entry(latest, **outcome)
-            elif latest is None or latest.state not in FINISHED_STATES:
+            elif is_latest:
+                self.close_lost(latest)
                 self.new_entry(**outcome)
-        refused_undo = final and self.kind == StepKind.UNDO
-        if refused_undo or (not final and self.number >= settings.SAGA_ATTENTION_AFTER):
+        if is_latest and final and self.kind == StepKind.UNDO:
             AttentionFlag.objects.raise_flag(
-                self.order_id,
-                self.name,
-                f"{self.name} was refused for good: {message}"
-                if refused_undo
-                else f"{self.name} has failed {self.number} times and is retried: {message}",
+                self.order_id, self.name, f"{self.name} was refused for good: {message}"
             )
         self.log(StepState.FAILED, error_type)
 
@@ -139,11 +138,14 @@ class StepAttempt:
 
     def continue_entry(self, entry: TrailEntry, **outcome: Any) -> None:
         TrailEntry.objects.filter(pk=entry.pk).update(
-            attempts=F("attempts") + 1, **{"worker": self.worker, **outcome}
+            attempts=F("attempts") + 1, **{"worker": self.worker, "started_at": self.started_at, **outcome}
         )
         self.entry_id = entry.pk
 
-    def close_lost(self, entry: TrailEntry) -> None:
+    def close_lost(self, entry: TrailEntry | None) -> None:
+        """Close the row of an attempt that never reported back, if that is what this one finds."""
+        if entry is None or entry.state != StepState.RUNNING:
+            return
         TrailEntry.objects.filter(pk=entry.pk).update(
             state=StepState.LOST,
             finished_at=self.started_at,
@@ -162,6 +164,18 @@ class StepAttempt:
             self.ms,
             f" error={error_type}" if error_type else "",
         )
+
+
+def flag_repeated(*, order_id: str, activity: str, number: int) -> None:
+    """Flag the order: attempt `number` of an activity begins, so all before it have failed or were lost.
+
+    Asked before the attempt and not after it, because one that times out reports nothing.
+    """
+    latest = TrailEntry.objects.filter(order_id=order_id, name=activity).order_by("-id").first()
+    said = f": {latest.error}" if latest is not None and latest.error else ""
+    AttentionFlag.objects.raise_flag(
+        order_id, activity, f"{activity} has failed {number - 1} times and is retried{said}"
+    )
 
 
 class TrailInterceptor(Interceptor):
@@ -185,6 +199,10 @@ class TrailInbound(ActivityInboundInterceptor):
         if info.activity_type in STEPS or info.activity_type in STEP_OF_UNDO:
             attempt = StepAttempt(
                 order_id=str(input.args[0]), name=info.activity_type, number=info.attempt, worker=self.worker
+            )
+        if info.attempt > settings.SAGA_ATTENTION_AFTER:
+            await run_in_db(
+                flag_repeated, order_id=str(input.args[0]), activity=info.activity_type, number=info.attempt
             )
         token = current_attempt.set(attempt)
         try:
@@ -211,6 +229,7 @@ class TrailInbound(ActivityInboundInterceptor):
             error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
         )
         message = error.message if isinstance(error, ApplicationError) else str(error)
+        message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL
         if not final:
             logger.warning("%s failed: %s: %s", activity.info().activity_type, error_type, message)
         if attempt is not None:

@@ -118,6 +118,17 @@ def start_refund(*, order_id: UUID | str) -> StepState:
 
 
 @transaction.atomic
+def record_found_charge(*, order_id: UUID | str, charge: Charge) -> None:
+    """Record a charge that the gateway knows, before it is asked to give it back. Locks the step key.
+
+    Its own answer may have been lost; without this a refusal of the refund would leave a charge that our
+    books do not know and nobody could settle.
+    """
+    StepKey.objects.lock(order_id, "process_payment")
+    _record_charged(Payment.objects.get(order_id=order_id), charge)
+
+
+@transaction.atomic
 def record_nothing_charged(*, order_id: UUID | str) -> StepState:
     """Record the gateway's word that no charge exists and none can come any more."""
     payment = Payment.objects.filter(order_id=order_id).first()
@@ -171,6 +182,7 @@ def settle_refund_outside(*, order_id: UUID | str, reference: str, note: str) ->
         payment=payment, kind=EventKind.SETTLED_OUTSIDE, amount=-owed, reference=reference, note=note
     )
     Payment.objects.filter(pk=payment.pk).update(state=PaymentState.SETTLED_OUTSIDE)
+    AttentionFlag.objects.clear_flag(order_id, LATE_CHARGE)
 
 
 def get_net_charged(*, order_id: UUID | str) -> Decimal:

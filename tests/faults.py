@@ -1,9 +1,13 @@
 """Faults and breakpoints inside the real database: triggers that fail a statement N times, or hold it."""
 
+import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
+from aiosmtpd.controller import Controller
 from django.db import connection
 
 FIRST_PAUSE = 7_000
@@ -103,3 +107,25 @@ def is_blocked(statement: str) -> bool:
             [f"%{statement}%"],
         ).fetchone()
     return row is not None and row[0] != 0
+
+
+@contextmanager
+def slow_mail_server(*, answers_after: float) -> Iterator[tuple[int, list[str]]]:
+    """An SMTP server that takes every mail, but only after so many seconds; gives its port and its mails."""
+    received: list[str] = []
+
+    class Slow:
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            await asyncio.sleep(answers_after)
+            received.append(str(envelope.rcpt_tos))
+            return "250 OK"
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    controller = Controller(Slow(), hostname="127.0.0.1", port=port)
+    controller.start()
+    try:
+        yield port, received
+    finally:
+        controller.stop()

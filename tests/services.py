@@ -11,6 +11,4 @@ from config.embedded import attach_services
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("ORDER_DESK_DATA_DIR", str(ROOT / ".local" / "test"))
-# A test that deadlocks fails within seconds instead of hanging.
-os.environ["PGOPTIONS"] = "-c lock_timeout=20000"
 os.environ.update(attach_services(ROOT, "pytest"))

@@ -17,13 +17,13 @@ from orders.sagas.policy import (
     StepFailed,
     cancel_is_requested,
 )
-from orders.sagas.rollback import Rollback, Undo, see_through
+from orders.sagas.rollback import Rollback, see_through
 
 with workflow.unsafe.imports_passed_through():
-    from inventory.activities import release_inventory, reserve_inventory
+    from inventory.activities import reserve_inventory
     from notifications.activities import send_confirmation_email
     from orders.activities import complete_order, create_order
-    from payments.activities import process_payment, refund_payment
+    from payments.activities import process_payment
 
 Step = Callable[[str], Coroutine[Any, Any, Any]]
 
@@ -35,7 +35,7 @@ class PlaceOrderSaga:
     @workflow.init
     def __init__(self, saga: SagaInput) -> None:
         self.saga = saga
-        self.rollback = Rollback(saga, due=[])
+        self.rollback = Rollback(saga, due=set())
         self.cancel_asked = False
         self.current: workflow.ActivityHandle[Any] | None = None
 
@@ -45,8 +45,8 @@ class PlaceOrderSaga:
         try:
             if not await self.step(create_order):
                 return ALREADY_FINAL
-            await self.step(reserve_inventory, undo=release_inventory)
-            await self.step(process_payment, undo=refund_payment)
+            await self.step(reserve_inventory)
+            await self.step(process_payment)
             await self.step(send_confirmation_email, required=saga.policy.email_required)
             await self.step(complete_order)
         except StepFailed as failed:
@@ -70,15 +70,14 @@ class PlaceOrderSaga:
         """A person has settled the undo: its next attempt finds the booking and stops."""
         self.rollback.retry_now(undo)
 
-    async def step(self, activity: Step, *, undo: Undo | None = None, required: bool = True) -> Any:
+    async def step(self, activity: Step, *, required: bool = True) -> Any:
         """Run one step and return its answer. Raises StepFailed when it has failed for good.
 
-        The undo is due from before the step runs: a step that timed out may have taken effect.
+        Its undo is due from before the step runs: a step that timed out may have taken effect.
         """
         name = activity.__name__
         self.turn_back_if_cancelled(name)
-        if undo is not None:
-            self.rollback.due.append(undo)
+        self.rollback.due.add(name)
         policy = self.saga.policy
         self.current = workflow.start_activity(
             activity,

@@ -12,16 +12,22 @@ from temporalio.exceptions import ActivityError
 from orders.sagas.policy import ALREADY_FINAL, CANCELLED, RollbackCause, SagaInput
 
 with workflow.unsafe.imports_passed_through():
+    from inventory.activities import release_inventory
     from notifications.activities import send_cancellation_email
     from orders.activities import begin_rollback, cancel_order
+    from payments.activities import refund_payment
 
 Undo = Callable[[str], Coroutine[Any, Any, str]]
 
 
-class Rollback:
-    """The backward part of a saga. `due` lists the undos of the steps that were started, in step order."""
+# The undos of effects, in the order of their steps.
+EFFECTS: dict[str, Undo] = {"reserve_inventory": release_inventory, "process_payment": refund_payment}
 
-    def __init__(self, saga: SagaInput, due: list[Undo]) -> None:
+
+class Rollback:
+    """The backward part of a saga. `due` names the steps with an effect that were started."""
+
+    def __init__(self, saga: SagaInput, due: set[str]) -> None:
         self.saga = saga
         self.due = due
         self.attempts: dict[str, workflow.ActivityHandle[str]] = {}
@@ -29,8 +35,11 @@ class Rollback:
 
     async def run(self, cause: RollbackCause) -> str:
         """Undo in reverse: the effects first, then close the order, then tell the customer."""
-        if not await self.begin(cause):
+        begun = await self.begin(cause)
+        if begun is None:
             return ALREADY_FINAL
+        # Also what an earlier run of this saga began, should Temporal have lost that run.
+        self.due.update(begun)
         await self.undo_effects()
         await self.undo(cancel_order)
         await self.undo(send_cancellation_email)
@@ -39,7 +48,7 @@ class Rollback:
     async def undo_effects(self) -> None:
         """Undo the effects in reverse order. A stuck one delays the next a little and stops none of them."""
         running: list[asyncio.Task[str]] = []
-        for effect in reversed(self.due):
+        for effect in [EFFECTS[step] for step in reversed(EFFECTS) if step in self.due]:
             task = asyncio.create_task(self.undo(effect))
             running.append(task)
             try:
@@ -80,8 +89,8 @@ class Rollback:
             self.wanted_now.add(undo)
             attempt.cancel()
 
-    async def begin(self, cause: RollbackCause) -> bool:
-        """Move the order to `cancelling`. False when it is cancelled or shipped already."""
+    async def begin(self, cause: RollbackCause) -> list[str] | None:
+        """Move the order to `cancelling`. The steps begun so far, or None when it is final already."""
         return await workflow.execute_activity(
             begin_rollback,
             args=[self.saga.order_id, cause.step, cause.type, cause.message],

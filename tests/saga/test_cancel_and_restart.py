@@ -180,3 +180,27 @@ async def test_running_saga_keeps_the_policy_it_started_with(worker: Client, set
         if event.HasField("activity_task_scheduled_event_attributes")
     }
     assert timeouts == {60.0}
+
+
+async def test_restarted_saga_undoes_what_its_lost_run_began(worker: Client, settings: Any) -> None:
+    """Temporal has lost the run that charged; the next is cancelled before its first step."""
+    order = await aplace()
+    with pausing("orders_stepkey", "INSERT", when="NEW.step = 'send_confirmation_email'") as pause:
+        await hand_over(worker)
+        await until(lambda: asyncio.to_thread(pause.is_reached), what="the mail step")
+        await saga_of(worker, order).terminate()
+    assert (await fetch(order)).status == OrderStatus.CREATED
+    assert (await books_of(order)).net == order.total
+    handle = await worker.start_workflow(
+        "PlaceOrderSaga",
+        SagaInput(order_id=str(order.pk), policy=read_policy()),
+        id=f"order-{order.pk}",
+        task_queue=settings.SAGA_TASK_QUEUE,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        start_signal="cancel",
+        result_type=str,
+    )
+    assert await handle.result() == "cancelled"
+    books = await books_of(order)
+    assert (books.net, books.held) == (0, 0)
+    assert await gateway_ledger(order) == ["charge", "refund"]

@@ -268,7 +268,7 @@ async def test_cancel_after_complete_order_takes_the_order_back(worker: Client) 
         cancelling = asyncio.create_task(
             call(desk.cancel_order, order_id=order.pk, actor="ada", reason="changed my mind")
         )
-        await until(lambda: asyncio.to_thread(is_blocked, "FOR UPDATE"), what="the cancel waiting")
+        await until(lambda: asyncio.to_thread(is_blocked, "FOR NO KEY UPDATE"), what="the cancel waiting")
         pause.release()
         decision = await cancelling
     assert (decision.changed, decision.order.status) == (True, OrderStatus.CANCELLING)
@@ -341,3 +341,12 @@ async def test_fifty_orders_for_the_last_unit_and_one_completes(worker: Client) 
     ledgers = [await gateway_ledger(order) for order in orders]
     assert sorted(ledgers) == [*([[]] * 49), ["charge"]]
     await acheck_stock_sums()
+
+
+async def test_charge_the_gateway_calls_malformed_rolls_back(worker: Client) -> None:
+    """Retrying our own bug would hold the stock for a day."""
+    order = await aplace()
+    await run_in_db(Order.objects.filter(pk=order.pk).update, currency="E1R")
+    order = await run_to_the_end(worker, order)
+    assert (order.status, order.failure_type) == (OrderStatus.CANCELLED, "PaymentRefused")
+    assert (await books_of(order)).held == 0

@@ -12,6 +12,7 @@ from orders.models import AttentionFlag, Order, OrderStatus
 from orders.refusals import StateConflict
 from tests.conftest import until
 from tests.desk import (
+    LAPTOPS,
     acheck_stock_sums,
     aplace,
     books_of,
@@ -24,7 +25,7 @@ from tests.desk import (
     saga_of,
     undos_of,
 )
-from tests.faults import failing, pausing
+from tests.faults import failing, pausing, slow_mail_server
 
 
 async def begin_cancel(client: Client, token: str) -> Order:
@@ -193,3 +194,75 @@ async def test_resolve_is_checked_before_it_is_recorded(
         )
     actions = await run_in_db(lambda: list(order.actions.values_list("kind", flat=True)))
     assert actions == ["place_order", "cancel_order"]
+
+
+async def test_refund_of_a_charge_we_never_heard_of_can_be_settled(worker: Client, settings: Any) -> None:
+    """The charge's answer was lost and the refund is refused: the books know the charge all the same."""
+    settings.SAGA_RETRY_INITIAL = settings.SAGA_RETRY_MAXIMUM = 60.0
+    order = await aplace(token="tok_answer_lost__refund_refused")
+    await hand_over(worker)
+    await until_state(order, "process_payment", "failed")
+    await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
+    await hand_over(worker)
+    await until_flagged(order, "refund_payment")
+    assert (await books_of(order)).net == order.total
+    await call(
+        desk.resolve_undo,
+        order_id=order.pk,
+        undo="refund_payment",
+        actor="ada",
+        reason="card expired",
+        reference="transfer 4711",
+    )
+    await hand_over(worker)
+    await saga_of(worker, order).result()
+    books = await books_of(order)
+    assert (books.events, books.net) == (["charged", "settled_outside"], 0)
+
+
+async def test_refund_whose_answer_was_lost_before_it_was_settled_is_flagged(
+    worker: Client, settings: Any
+) -> None:
+    settings.SAGA_RETRY_INITIAL = settings.SAGA_RETRY_MAXIMUM = 60.0
+    order = await begin_cancel(worker, "tok_ok__refund_answer_lost")
+    await until_state(order, "refund_payment", "failed")
+    await call(
+        desk.resolve_undo,
+        order_id=order.pk,
+        undo="refund_payment",
+        actor="ada",
+        reason="no answer",
+        reference="transfer 4711",
+    )
+    await hand_over(worker)
+    await saga_of(worker, order, cancel=True).result()
+    books = await books_of(order)
+    assert books.events == ["charged", "settled_outside", "refunded"]
+    assert books.net == -order.total
+    assert any("after it had been settled outside" in reason for reason in books.attention)
+
+
+async def test_begin_rollback_that_keeps_failing_is_flagged(worker: Client) -> None:
+    order = await aplace(LAPTOPS)
+    with failing("orders_order", "UPDATE", when="NEW.status = 'cancelling'", times=6):
+        await hand_over(worker)
+        assert "begin_rollback" in await until_flagged(order, "begin_rollback")
+        await saga_of(worker, order).result()
+    assert (await books_of(order)).attention == []
+
+
+async def test_attempts_that_only_time_out_are_flagged_and_can_be_retried(
+    worker: Client, settings: Any
+) -> None:
+    """The mail server does not answer in time: no attempt ever reports back."""
+    settings.SAGA_ATTEMPT_TIMEOUT = 0.5
+    order = await run_to_the_end(worker, await aplace())
+    with slow_mail_server(answers_after=4.0) as (port, received):
+        settings.EMAIL_PORT = port
+        await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
+        await hand_over(worker)
+        assert "has failed" in await until_flagged(order, "send_cancellation_email")
+        await saga_of(worker, order, cancel=True).result()
+    books = await books_of(order)
+    assert (books.mails, books.attention) == (["cancellation sent", "confirmation sent"], [])
+    assert len(received) == 1  # the attempts that followed waited for the first one's answer

@@ -50,6 +50,12 @@ def test_numbers_are_given_in_order() -> None:
         (EMAIL, [Item("TEE-M", 1), Item("TEE-L", -1)], "", ["items.1.quantity"]),
         (EMAIL, [Item("TEE-M", 9_000), Item("TEE-M", 9_000)], "", ["items.1.quantity"]),
         (EMAIL, [Item("TEE-M", 1)], "x" * 201, ["payment_token"]),
+        (EMAIL, [Item("TEE-M", 1)], "tok_ok\n", ["payment_token"]),
+        (EMAIL, [Item("TEE-M", 1)], "tok_\u200bok", ["payment_token"]),
+        (EMAIL, [Item("TEE\0M", 1)], "", ["items.0.sku"]),
+        (EMAIL, [Item("TEE-M", True)], "", ["items.0.quantity"]),
+        (EMAIL, [Item("TEE-M", 1.5)], "", ["items.0.quantity"]),  # type: ignore[arg-type]
+        ("\u212a@example.com", [Item("TEE-M", 1)], "", ["customer_email"]),
         ("nobody", [Item("NOPE", 0)], "", ["customer_email", "items.0.sku", "items.0.quantity"]),
     ],
 )
@@ -88,3 +94,9 @@ def test_database_refuses_a_resolve_without_reason_and_reference() -> None:
     order = place()
     with pytest.raises(DatabaseError, match="action_resolve_is_explained"), transaction.atomic():
         OrderAction.objects.create(order=order, kind=ActionKind.RESOLVE_UNDO, actor="ada")
+
+
+def test_an_order_of_nothing_is_refused() -> None:
+    Product.objects.filter(sku="TEE-M").update(price=0)
+    with pytest.raises(InvalidOrder, match="nothing to pay"):
+        accept([Item("TEE-M", 1)])

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 from django.db import DatabaseError, transaction
 
-from orders import services as orders_services
+from orders import desk
 from orders.models import AttentionFlag, Order, StepKey, StepState
 from orders.refusals import AlreadyUndone, StateConflict
 from payments import services
@@ -129,4 +129,4 @@ def test_database_refuses_a_refund_with_the_wrong_sign() -> None:
 def test_reopening_a_refund_by_hand_needs_a_failed_attempt() -> None:
     order = charged()
     with pytest.raises(StateConflict, match="not been tried"):
-        orders_services.retry_undo(order_id=order.pk, undo="refund_payment", actor="ada")
+        desk.retry_undo(order_id=order.pk, undo="refund_payment", actor="ada")
