@@ -65,7 +65,9 @@ class StepAttempt:
             self.continue_entry(latest, state=StepState.RUNNING, finished_at=None)
             return
         self.close_lost(latest)
-        self.entry_id = self.new_entry(StepState.RUNNING).pk
+        entry = self.build_entry(state=StepState.RUNNING)
+        entry.save()
+        self.entry_id = entry.pk
 
     def write_outcome(self, result: object) -> None:
         """Write how the attempt ended; a repeated success only counts its attempt."""
@@ -84,14 +86,15 @@ class StepAttempt:
         else:
             latest = self.find_latest() if self.number > 1 or self.kind == StepKind.UNDO else None
             if latest is None:
-                self.new_entry(state, finished_at=outcome["finished_at"], ms=self.ms)
+                # A saga that was started anew may find the step done: then the row that says so stays.
+                TrailEntry.objects.bulk_create([self.build_entry(**outcome)], ignore_conflicts=True)
             elif latest.state in FINISHED_STATES:
                 TrailEntry.objects.filter(pk=latest.pk).update(attempts=F("attempts") + 1)
             elif latest.state == StepState.FAILED:
                 self.continue_entry(latest, **outcome)
             else:
                 self.close_lost(latest)
-                self.new_entry(state, finished_at=outcome["finished_at"], ms=self.ms)
+                self.build_entry(**outcome).save()
         if self.number > 1 or self.kind == StepKind.UNDO:
             AttentionFlag.objects.clear_flag(self.order_id, self.name)
         self.log(state)
@@ -116,7 +119,7 @@ class StepAttempt:
                 self.continue_entry(latest, **outcome)
             elif is_latest:
                 self.close_lost(latest)
-                self.new_entry(**outcome)
+                self.build_entry(**outcome).save()
         if is_latest and final and self.kind == StepKind.UNDO:
             AttentionFlag.objects.raise_flag(
                 self.order_id, self.name, f"{self.name} was refused for good: {message}"
@@ -126,12 +129,11 @@ class StepAttempt:
     def find_latest(self) -> TrailEntry | None:
         return TrailEntry.objects.filter(order_id=self.order_id, name=self.name).order_by("-id").first()
 
-    def new_entry(self, state: StepState, **outcome: Any) -> TrailEntry:
-        return TrailEntry.objects.create(
+    def build_entry(self, **outcome: Any) -> TrailEntry:
+        return TrailEntry(
             order_id=self.order_id,
             name=self.name,
             kind=self.kind,
-            state=state,
             started_at=self.started_at,
             **{"worker": self.worker, **outcome},
         )

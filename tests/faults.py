@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -110,22 +111,24 @@ def is_blocked(statement: str) -> bool:
 
 
 @contextmanager
-def slow_mail_server(*, answers_after: float) -> Iterator[tuple[int, list[str]]]:
-    """An SMTP server that takes every mail, but only after so many seconds; gives its port and its mails."""
+def silent_mail_server() -> Iterator[tuple[int, threading.Event, list[str]]]:
+    """An SMTP server that takes no mail until its event is set; gives its port, the event and its mails."""
     received: list[str] = []
+    may_answer = threading.Event()
 
-    class Slow:
+    class Silent:
         async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-            await asyncio.sleep(answers_after)
+            await asyncio.to_thread(may_answer.wait, 60)
             received.append(str(envelope.rcpt_tos))
             return "250 OK"
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    controller = Controller(Slow(), hostname="127.0.0.1", port=port)
+    controller = Controller(Silent(), hostname="127.0.0.1", port=port)
     controller.start()
     try:
-        yield port, received
+        yield port, may_answer, received
     finally:
+        may_answer.set()
         controller.stop()
