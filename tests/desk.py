@@ -45,6 +45,13 @@ async def call(decide: Any, **arguments: Any) -> Decision:
     return decision
 
 
+async def resolve(order: Order, undo: str, *, reason: str, reference: str) -> Decision:
+    """Settle a stuck undo by hand."""
+    return await call(
+        desk.resolve_undo, order_id=order.pk, undo=undo, actor="ada", reason=reason, reference=reference
+    )
+
+
 async def hand_over(client: Client) -> None:
     """Deliver the outbox, as a worker's dispatcher does."""
     await sweep(client)

@@ -11,7 +11,7 @@ from orders import desk
 from orders.models import Order
 from orders.services import Item
 from tests.conftest import until
-from tests.desk import LAPTOPS, aplace, call, fetch, hand_over, read_trail, run_to_the_end, saga_of
+from tests.desk import LAPTOPS, aplace, call, fetch, hand_over, read_trail, resolve, run_to_the_end, saga_of
 
 Saga = WorkflowHandle[Any, str]
 
@@ -53,14 +53,7 @@ async def resolve_stuck_undo(client: Client) -> Saga:
     await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
     await hand_over(client)
     await until_failed(order, "refund_payment")
-    await call(
-        desk.resolve_undo,
-        order_id=order.pk,
-        undo="refund_payment",
-        actor="ada",
-        reason="test",
-        reference="transfer 1",
-    )
+    await resolve(order, "refund_payment", reason="test", reference="transfer 1")
     await hand_over(client)
     await saga_of(client, order, cancel=True).result()
     return saga_of(client, order, cancel=True)

@@ -21,6 +21,7 @@ from tests.desk import (
     gateway_ledger,
     hand_over,
     read_trail,
+    resolve,
     run_to_the_end,
     saga_of,
     undos_of,
@@ -105,14 +106,7 @@ async def test_permanent_refusal_waits_for_a_person_and_retry_sets_it_going(work
 async def test_resolved_refund_counts_in_the_sums_and_lets_the_saga_go_on(worker: Client) -> None:
     order = await begin_cancel(worker, "tok_ok__refund_refused")
     await until_flagged(order, "refund_payment")
-    await call(
-        desk.resolve_undo,
-        order_id=order.pk,
-        undo="refund_payment",
-        actor="ada",
-        reason="card expired",
-        reference="transfer 4711",
-    )
+    await resolve(order, "refund_payment", reason="card expired", reference="transfer 4711")
     await hand_over(worker)
     await saga_of(worker, order, cancel=True).result()
     order = await fetch(order)
@@ -131,14 +125,7 @@ async def test_resolved_release_frees_the_stock(worker: Client) -> None:
         await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
         await hand_over(worker)
         await until_flagged(order, "release_inventory")
-        await call(
-            desk.resolve_undo,
-            order_id=order.pk,
-            undo="release_inventory",
-            actor="ada",
-            reason="counted by hand",
-            reference="stocktake 12",
-        )
+        await resolve(order, "release_inventory", reason="counted by hand", reference="stocktake 12")
         await hand_over(worker)
         await saga_of(worker, order, cancel=True).result()
     assert ("release_inventory", "resolved") in undos_of(await fetch(order))
@@ -154,14 +141,7 @@ async def test_resolve_is_refused_while_an_attempt_is_in_flight(worker: Client) 
         await hand_over(worker)
         await until(lambda: asyncio.to_thread(pause.is_reached), what="the refund being recorded")
         resolving = asyncio.create_task(
-            call(
-                desk.resolve_undo,
-                order_id=order.pk,
-                undo="refund_payment",
-                actor="ada",
-                reason="impatient",
-                reference="none",
-            )
+            resolve(order, "refund_payment", reason="impatient", reference="none")
         )
         pause.release()
         with pytest.raises(StateConflict):
@@ -189,9 +169,7 @@ async def test_resolve_is_checked_before_it_is_recorded(
     await hand_over(worker)
     await saga_of(worker, order, cancel=True).result()
     with pytest.raises(StateConflict, match=says):
-        await call(
-            desk.resolve_undo, order_id=order.pk, undo=undo, actor="ada", reason=reason, reference=reference
-        )
+        await resolve(order, undo, reason=reason, reference=reference)
     actions = await run_in_db(lambda: list(order.actions.values_list("kind", flat=True)))
     assert actions == ["place_order", "cancel_order"]
 
@@ -206,14 +184,7 @@ async def test_refund_of_a_charge_we_never_heard_of_can_be_settled(worker: Clien
     await hand_over(worker)
     await until_flagged(order, "refund_payment")
     assert (await books_of(order)).net == order.total
-    await call(
-        desk.resolve_undo,
-        order_id=order.pk,
-        undo="refund_payment",
-        actor="ada",
-        reason="card expired",
-        reference="transfer 4711",
-    )
+    await resolve(order, "refund_payment", reason="card expired", reference="transfer 4711")
     await hand_over(worker)
     await saga_of(worker, order).result()
     books = await books_of(order)
@@ -226,14 +197,7 @@ async def test_refund_whose_answer_was_lost_before_it_was_settled_is_flagged(
     settings.SAGA_RETRY_INITIAL = settings.SAGA_RETRY_MAXIMUM = 60.0
     order = await begin_cancel(worker, "tok_ok__refund_answer_lost")
     await until_state(order, "refund_payment", "failed")
-    await call(
-        desk.resolve_undo,
-        order_id=order.pk,
-        undo="refund_payment",
-        actor="ada",
-        reason="no answer",
-        reference="transfer 4711",
-    )
+    await resolve(order, "refund_payment", reason="no answer", reference="transfer 4711")
     await hand_over(worker)
     await saga_of(worker, order, cancel=True).result()
     books = await books_of(order)

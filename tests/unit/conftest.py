@@ -1,0 +1,60 @@
+"""Fixtures of the unit tests: a sandbox gateway for each module, a data dir for each test."""
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from config.embedded.postgres import name_outside_place
+from payments.gateways.sandbox import SandboxGateway
+from tests.gateway import Server, run_server
+from tests.local_services import find_processes, wait_until_nothing_is_left
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with run_server(tmp_path_factory.mktemp("sandbox") / "ledger.sqlite") as running:
+        yield running
+
+
+@pytest.fixture
+async def gateway(server: Server) -> AsyncIterator[SandboxGateway]:
+    client = SandboxGateway(server.url)
+    yield client
+    await client.aclose()
+    server.http.delete("/faults")
+
+
+@pytest.fixture
+async def hasty(server: Server) -> AsyncIterator[SandboxGateway]:
+    """A client that gives up after 0.3 s."""
+    client = SandboxGateway(server.url, timeout=0.3)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def key() -> str:
+    return f"order-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Short (a socket's path is), and walkable for PostgreSQL's account when we are root."""
+    top = Path(tempfile.mkdtemp(prefix="odt-", dir="/tmp"))
+    top.chmod(0o755)
+    path = top / "data"
+    yield path
+    for pid in find_processes(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until_nothing_is_left(path)
+    shutil.rmtree(top)
+    if name_outside_place(path).exists():
+        shutil.rmtree(name_outside_place(path))
