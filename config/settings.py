@@ -33,7 +33,8 @@ def read_database(url: str) -> dict[str, Any]:
     # Below the time-out of a saga's attempt: a blocked statement fails and says so, instead of holding a
     # database thread for an attempt that has been given up.
     timeout = round(float(os.environ.get("DATABASE_LOCK_TIMEOUT", "10")) * 1000)
-    options.setdefault("options", f"-c lock_timeout={timeout}")
+    if timeout and "lock_timeout" not in options.get("options", ""):
+        options["options"] = f"{options.get('options', '')} -c lock_timeout={timeout}".strip()
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": options.pop("dbname", ""),

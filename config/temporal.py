@@ -79,12 +79,16 @@ async def run_on_database_thread(work: Callable[[], T]) -> T:
             await free.acquire()
     except TimeoutError:
         raise DatabaseBusy(f"no database thread was free within {settings.WORKER_DB_WAIT:.0f} s") from None
-    if activity.in_activity():
-        wait = activity.metric_meter().create_histogram_timedelta(
-            "database_thread_wait", "Time an activity waited for a database thread"
-        )
-        wait.record(timedelta(seconds=time.monotonic() - asked))
-    running = database_threads(os.getpid()).submit(copy_context().run, work)
+    try:
+        if activity.in_activity():
+            wait = activity.metric_meter().create_histogram_timedelta(
+                "database_thread_wait", "Time an activity waited for a database thread"
+            )
+            wait.record(timedelta(seconds=time.monotonic() - asked))
+        running = database_threads(os.getpid()).submit(copy_context().run, work)
+    except BaseException:
+        free.release()
+        raise
     # Free when the thread is, not when the caller gives up: a cancelled attempt leaves its transaction
     # running. sync_to_async would hide that moment.
     running.add_done_callback(lambda _: _release(loop, free))

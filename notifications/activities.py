@@ -36,6 +36,7 @@ async def send_cancellation_email(order_id: str) -> str:
     """Undo of the confirmation: tell the customer that the order is cancelled."""
     prepared = await run_in_db(services.prepare_cancellation, order_id=order_id, last=False)
     if prepared.email.state == EmailState.SETTLED_BY_HAND:
+        await run_in_db(services.prepare_cancellation, order_id=order_id)
         return StepState.RESOLVED
     await deliver(prepared)
     return StepState.DONE
@@ -46,37 +47,44 @@ _sending: dict[int, asyncio.Task[None]] = {}
 
 
 async def send(email: EmailMessage) -> None:
-    """Send the mail on a mail thread, and record it."""
+    """Send the mail on a mail thread, and record it. Raises EmailRefused for a permanent SMTP refusal."""
     message = services.build_message(email)
-    await asyncio.get_running_loop().run_in_executor(mail_threads(), message.send)
+    try:
+        await asyncio.get_running_loop().run_in_executor(mail_threads(), message.send)
+    except smtplib.SMTPRecipientsRefused as error:
+        if all(500 <= code < 600 for code, _ in error.recipients.values()):
+            # The address stays out of the message: it would enter Temporal's history.
+            raise EmailRefused("the mail server refuses the recipient for good") from error
+        raise
     await run_in_db(services.record_sent, email_id=email.pk)
 
 
 def _forget(email_id: int, task: asyncio.Task[None]) -> None:
-    del _sending[email_id]
-    if not task.cancelled() and task.exception() is not None:
-        logger.warning("mail %s was not sent: %s", email_id, type(task.exception()).__name__)
+    """Drop a finished task; a permanent refusal stays for the attempt that follows, if its own has gone."""
+    error = None if task.cancelled() else task.exception()
+    if not isinstance(error, EmailRefused):
+        _sending.pop(email_id, None)
+    if error is not None:
+        logger.warning("mail %s was not sent: %s", email_id, type(error).__name__)
 
 
 async def deliver(prepared: services.PreparedEmail) -> None:
     """Send the mail unless it was sent, and record it. Raises EmailRefused for a permanent SMTP refusal.
 
-    A slow mail server can outlast an attempt. Its answer counts all the same, and the next attempt waits
-    for it instead of sending the mail again.
+    A slow mail server can outlast an attempt. Its answer counts all the same, and the next attempt in this
+    process waits for it instead of sending the mail again.
     """
     email = prepared.email
-    sending = _sending.get(email.pk)
-    if sending is None and prepared.is_due:
+    task = _sending.get(email.pk)
+    is_ours = task is None and prepared.is_due
+    if is_ours:
         task = _sending[email.pk] = asyncio.create_task(send(email))
         task.add_done_callback(partial(_forget, email.pk))
+    if task is not None:
         try:
             await asyncio.shield(task)
-        except smtplib.SMTPRecipientsRefused as error:
-            if all(500 <= code < 600 for code, _ in error.recipients.values()):
-                # The address stays out of the message: it would enter Temporal's history.
-                raise EmailRefused("the mail server refuses the recipient for good") from error
+        except EmailRefused:
+            _sending.pop(email.pk, None)
             raise
-        return
-    if sending is not None:
-        await asyncio.shield(sending)
-    await run_in_db(services.record_sent, email_id=email.pk)
+    if not is_ours:
+        await run_in_db(services.record_sent, email_id=email.pk)

@@ -68,3 +68,9 @@ def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, re
     return _tell_temporal(
         repairs.resolve_undo(order_id=order_id, undo=undo, actor=actor, reason=reason, reference=reference)
     )
+
+
+@transaction.atomic
+def acknowledge(*, order_id: UUID | str, subject: str, actor: str, reason: str) -> Decision:
+    """Clear an attention flag that nothing clears by itself."""
+    return _tell_temporal(repairs.acknowledge(order_id=order_id, subject=subject, actor=actor, reason=reason))

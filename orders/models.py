@@ -283,6 +283,7 @@ class ActionKind(models.TextChoices):
     SHIP = "ship_order"
     RETRY_UNDO = "retry_undo"
     RESOLVE_UNDO = "resolve_undo"
+    ACKNOWLEDGE = "acknowledge"
 
 
 class OrderAction(models.Model):

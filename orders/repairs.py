@@ -1,10 +1,10 @@
-"""What a person does about a stuck undo: try it again now, or settle it by hand."""
+"""What a person does about a stuck undo (try again now, settle by hand) or a finding (acknowledge it)."""
 
 from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from inventory import services as inventory_services
@@ -15,9 +15,11 @@ from orders.models import (
     AttentionFlag,
     Order,
     OrderAction,
+    OrderStatus,
     OutboxKind,
     OutboxMessage,
     StepKey,
+    StepKind,
     StepState,
     TrailEntry,
 )
@@ -27,6 +29,7 @@ from payments import services as payments_services
 
 # Seconds after the time-out of an attempt until it counts as lost.
 LATE_MARGIN = 5.0
+IN_FLIGHT = "An attempt of {undo} is in flight; wait for its end."
 
 
 @transaction.atomic
@@ -61,10 +64,13 @@ def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, re
                 f"{undo} only changes our own database and cannot be settled outside: retry it."
             )
     StepKey.objects.filter(order_id=order_id, step=STEP_OF_UNDO[undo]).update(resolved_at=timezone.now())
-    last = TrailEntry.objects.filter(order_id=order_id, name=undo).latest("id")
+    now = timezone.now()
+    last = TrailEntry.objects.filter(order_id=order_id, name=undo).order_by("-id").first()
+    if last is None:
+        last = TrailEntry(order=order, name=undo, kind=StepKind.UNDO, started_at=now)
     last.state = StepState.RESOLVED
-    last.finished_at = timezone.now()
-    last.save(update_fields=["state", "finished_at"])
+    last.finished_at = now
+    last.save()
     AttentionFlag.objects.clear_flag(order_id, undo)
     return _act_on_undo(
         order, ActionKind.RESOLVE_UNDO, undo=undo, actor=actor, reason=reason, reference=reference
@@ -75,14 +81,21 @@ def _check_stuck(order_id: UUID | str, undo: str) -> Order:
     """The order, if its `undo` has failed and waits; its key is locked, so no attempt can begin meanwhile."""
     if undo not in STEP_OF_UNDO:
         raise StateConflict(f"There is no undo {undo!r}; there are {', '.join(STEP_OF_UNDO)}.")
-    StepKey.objects.lock(order_id, STEP_OF_UNDO[undo])
+    try:
+        key = StepKey.objects.select_for_update(nowait=True)
+        key.filter(order_id=order_id, step=STEP_OF_UNDO[undo]).first()
+    except OperationalError:  # lock not available
+        raise StateConflict(IN_FLIGHT.format(undo=undo)) from None
     order = Order.objects.get(pk=order_id)
     last = TrailEntry.objects.filter(order_id=order_id, name=undo).order_by("-id").first()
     if last is None:
-        raise StateConflict(f"{undo} has not been tried for order {order.number} yet.")
+        # Attempts that only ever timed out have left a flag and no row.
+        if not AttentionFlag.objects.filter(order=order, subject=undo, cleared_at=None).exists():
+            raise StateConflict(f"{undo} has not been tried for order {order.number} yet.")
+        return order
     in_flight_until = last.started_at + timedelta(seconds=settings.SAGA_ATTEMPT_TIMEOUT + LATE_MARGIN)
     if last.state == StepState.RUNNING and timezone.now() < in_flight_until:
-        raise StateConflict(f"An attempt of {undo} is in flight for order {order.number}; wait for its end.")
+        raise StateConflict(IN_FLIGHT.format(undo=undo))
     if last.state not in (StepState.RUNNING, StepState.FAILED):
         raise StateConflict(f"{undo} is not stuck for order {order.number}: it is {last.state}.")
     return order
@@ -103,3 +116,26 @@ def _act_on_undo(
         argument=undo,
     )
     return Decision(order=order, changed=True, message=message)
+
+
+@transaction.atomic
+def acknowledge(*, order_id: UUID | str, subject: str, actor: str, reason: str) -> Decision:
+    """Clear an attention flag that nothing clears by itself, once its order has come to an end.
+
+    `reason` is required. Raises StateConflict for an order whose saga still runs (its success clears the
+    flag) and for a flag that is not open.
+    """
+    if not reason.strip():
+        raise StateConflict("Give a reason: what was found, and what was done about it.")
+    order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
+    if order.status not in (OrderStatus.COMPLETED, OrderStatus.SHIPPED, OrderStatus.CANCELLED):
+        raise StateConflict(
+            f"Order {order.number} is {order.status}; the flag clears itself when that succeeds."
+        )
+    flags = AttentionFlag.objects.filter(order=order, subject=subject, cleared_at=None)
+    if not flags.update(cleared_at=timezone.now()):
+        raise StateConflict(f"Order {order.number} has no open flag about {subject}.")
+    OrderAction.objects.create(
+        order=order, kind=ActionKind.ACKNOWLEDGE, actor=actor, reason=reason, reference=subject
+    )
+    return Decision(order=order, changed=True)

@@ -122,11 +122,14 @@ def list_workflow_ids(order: Order) -> list[str]:
     )
 
 
+def list_open_flags(order: Order) -> list[AttentionFlag]:
+    """The order's open attention flags, oldest first."""
+    return list(AttentionFlag.objects.filter(order=order, cleared_at=None))
+
+
 def list_attention_reasons(order: Order) -> list[str]:
     """Why the order needs a person, in sentences; empty when it does not."""
-    reasons = list(
-        AttentionFlag.objects.filter(order=order, cleared_at=None).values_list("reason", flat=True)
-    )
+    reasons = [flag.reason for flag in list_open_flags(order)]
     if OutboxMessage.objects.overdue().filter(order=order).exists():
         reasons.append(
             f"Temporal has not been told for more than {settings.OUTBOX_ATTENTION_AFTER:.0f} s; "

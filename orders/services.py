@@ -214,6 +214,8 @@ def complete_order(*, order_id: UUID | str) -> None:
         if order.status == OrderStatus.CREATED:
             raise CancelRequested("a cancel was requested before the order was complete")
         raise AlreadyUndone(f"the order is {order.status}")
+    _close_running_steps(order_id)
+    AttentionFlag.objects.clear_flag(order_id, *STEPS)
     delivered = EmailMessage.objects.filter(
         order_id=order_id, kind=EmailKind.CONFIRMATION, state=EmailState.SENT
     ).exists()
@@ -238,6 +240,7 @@ def begin_rollback(
     order that is cancelled or shipped: there is nothing to roll back.
     """
     order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
+    AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
     if order.status in (OrderStatus.CANCELLED, OrderStatus.SHIPPED):
         return None
     _move(
@@ -248,11 +251,15 @@ def begin_rollback(
         failure_type=failure_type,
         failure=failure,
     )
+    _close_running_steps(order_id)
+    return list(StepKey.objects.filter(order_id=order_id).values_list("step", flat=True))
+
+
+def _close_running_steps(order_id: UUID | str) -> None:
+    """Close the rows of steps that will never report back any more."""
     TrailEntry.objects.filter(order_id=order_id, kind=StepKind.STEP, state=StepState.RUNNING).update(
         state=StepState.LOST, finished_at=timezone.now()
     )
-    AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
-    return list(StepKey.objects.filter(order_id=order_id).values_list("step", flat=True))
 
 
 @transaction.atomic
@@ -262,6 +269,8 @@ def cancel_order(*, order_id: UUID | str) -> StepState:
     Writes the tombstone of `create_order` under its key.
     """
     StepKey.objects.lock_undo(order_id, "create_order")
+    # Every step has its tombstone by now, so none can begin after this.
+    _close_running_steps(order_id)
     _move(order_id, OrderStatus.CANCELLED, rolled_back_at=timezone.now())
     return StepState.DONE
 

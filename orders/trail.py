@@ -110,7 +110,7 @@ class StepAttempt:
             "error_type": error_type[:60],
             "error": message,
         }
-        if self.entry_id is not None:
+        if self.entry_id is not None and TrailEntry.objects.filter(pk=self.entry_id).exists():
             is_latest = TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
         else:
             latest = self.find_latest()

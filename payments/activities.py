@@ -1,6 +1,5 @@
 """The saga's payment activities: the network calls, between two transactions each."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -16,8 +15,6 @@ from orders.refusals import AlreadyUndone, PaymentRefused, RefundRefused
 from payments import services
 from payments.gateways import protocol
 from payments.gateways.sandbox import SandboxGateway
-
-logger = logging.getLogger("payments")
 
 
 @lru_cache(maxsize=1)
@@ -74,7 +71,7 @@ async def refund_payment(order_id: str) -> str:
     """Undo: close the charge's key at the gateway and give back what was taken, if anything was."""
     if await run_in_db(services.start_refund, order_id=order_id, last=False) == StepState.RESOLVED:
         await look_for_late_refund(order_id)
-        return StepState.RESOLVED
+        return await run_in_db(services.start_refund, order_id=order_id)
     try:
         async with asking_the_gateway() as gateway:
             charge = await gateway.close(key=services.charge_key(order_id))
@@ -92,14 +89,14 @@ async def refund_payment(order_id: str) -> str:
 async def look_for_late_refund(order_id: str) -> None:
     """Ask once whether the gateway has given the money back although a person has settled it outside.
 
-    An answer that was lost hides such a refund. The person's word lets the saga go on either way, so a
-    gateway that cannot be asked is only logged.
+    An answer that was lost hides such a refund. The person's word lets the saga go on either way; a gateway
+    that cannot be asked leaves a flag.
     """
     gateway = open_gateway()
     try:
         charge = await gateway.find(key=services.charge_key(order_id))
-    except protocol.GatewayUnavailable as error:
-        logger.warning("order=%s could not be checked for a late refund: %s", order_id, error)
+    except (protocol.GatewayUnavailable, protocol.GatewayMisuse) as error:
+        await run_in_db(services.flag_unchecked_refund, order_id=order_id, error=str(error), last=False)
         return
     if charge is not None and charge.refunded_minor:
         refund = protocol.Refund(

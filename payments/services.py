@@ -15,6 +15,7 @@ from payments.models import EventKind, Payment, PaymentEvent, PaymentState
 
 LATE_CHARGE = "late_charge"
 REFUNDED_TWICE = "refunded_twice"
+REFUND_UNCHECKED = "refund_unchecked"
 
 
 def to_minor(amount: Decimal) -> int:
@@ -159,10 +160,21 @@ def record_refund(*, order_id: UUID | str, charge: Charge, refund: Refund) -> St
             f"{from_minor(refund.amount_minor)} {payment.currency} was refunded by the gateway ({refund.id}) "
             "after it had been settled outside.",
         )
-    else:
+    elif key.resolved_at is None:
         Payment.objects.filter(pk=payment.pk).update(state=PaymentState.REFUNDED)
     AttentionFlag.objects.clear_flag(order_id, LATE_CHARGE)
     return StepState.DONE
+
+
+@transaction.atomic
+def flag_unchecked_refund(*, order_id: UUID | str, error: str) -> None:
+    """Flag a refund settled outside of which the gateway could not say whether it refunded as well."""
+    AttentionFlag.objects.raise_flag(
+        order_id,
+        REFUND_UNCHECKED,
+        "The refund was settled outside, and the gateway could not be asked whether it has refunded as well: "
+        + error,
+    )
 
 
 @transaction.atomic

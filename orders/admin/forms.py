@@ -95,6 +95,15 @@ class UndoForm(forms.Form):
     undo = forms.ChoiceField(choices=[(undo, undo) for undo in STEP_OF_UNDO], widget=forms.HiddenInput)
 
 
+class AcknowledgeForm(forms.Form):
+    subject = forms.CharField(max_length=60, widget=forms.HiddenInput)
+    reason = forms.CharField(
+        max_length=1000,
+        widget=AdminTextareaWidget(attrs={"rows": 3}),
+        help_text="What you found, and what was done about it.",
+    )
+
+
 class ResolveForm(UndoForm):
     reason = forms.CharField(
         max_length=1000, widget=AdminTextareaWidget(attrs={"rows": 3}), help_text="What you did instead."

@@ -18,6 +18,7 @@ from config.admin import lay_out
 from inventory import selectors as inventory_selectors
 from orders import desk, selectors
 from orders.admin.forms import (
+    AcknowledgeForm,
     CancelForm,
     LineFormSet,
     PlaceOrderForm,
@@ -79,6 +80,7 @@ class OrderAdmin(OrderListAdmin):
             ("<uuid:order_id>/ship/", "ship", require_POST(self.ship_view)),
             ("<uuid:order_id>/retry/", "retry", require_POST(self.retry_view)),
             ("<uuid:order_id>/resolve/", "resolve", self.resolve_view),
+            ("<uuid:order_id>/acknowledge/", "acknowledge", self.acknowledge_view),
         ]
         return [
             *(
@@ -140,12 +142,17 @@ class OrderAdmin(OrderListAdmin):
             raise PermissionDenied
         order = self._find(request, object_id)
         steps = selectors.summarise_trail(order.trail.all())
+        is_settled = selectors.is_settled(order, steps)
+        may_repair = self.has_repair_permission(request)
+        flags = selectors.list_open_flags(order)
+        flagged = {flag.subject for flag in flags}
         ui = f"{settings.TEMPORAL_UI_URL}/namespaces/{settings.TEMPORAL_NAMESPACE}/workflows"
         context = {
             "title": str(order),
             "original": order,
             "order": order,
-            "is_settled": selectors.is_settled(order, steps),
+            "is_settled": is_settled,
+            "flags": flags if is_settled and may_repair else [],
             "reasons": selectors.list_attention_reasons(order),
             "workflows": [
                 (workflow_id, f"{ui}/{workflow_id}" if settings.TEMPORAL_UI_URL else "")
@@ -157,10 +164,16 @@ class OrderAdmin(OrderListAdmin):
             "may_ship": self.has_ship_permission(request)
             and OrderStatus.SHIPPED in ALLOWED_MOVES[order.status],
             "stuck": [
-                step for step in steps if step.kind == StepKind.UNDO and step.status == StepState.FAILED
-            ]
-            if self.has_repair_permission(request)
-            else [],
+                step
+                for step in steps
+                if may_repair
+                and step.kind == StepKind.UNDO
+                # Attempts that time out leave the row running, and a flag.
+                and (
+                    step.status == StepState.FAILED
+                    or (step.status == StepState.RUNNING and step.name in flagged)
+                )
+            ],
         }
         return self._render(request, "page", context)
 
@@ -322,3 +335,24 @@ class OrderAdmin(OrderListAdmin):
             "adminform": lay_out(form),
         }
         return self._render(request, "resolve", context)
+
+    def acknowledge_view(self, request: HttpRequest, order_id: UUID) -> HttpResponse:
+        """Clear a flag that nothing clears by itself, with a reason."""
+        if not self.has_repair_permission(request):
+            raise PermissionDenied
+        order = self._find(request, order_id)
+        form = AcknowledgeForm(request.POST or None, initial={"subject": request.GET.get("subject")})
+        if form.is_valid():
+            self._ask_desk(
+                request,
+                order,
+                lambda: desk.acknowledge(
+                    order_id=order.pk, actor=request.user.get_username(), **form.cleaned_data
+                ),
+                done="the flag is cleared.",
+                before="the flag stays as it is.",
+                log=f"Acknowledged {form.cleaned_data['subject']}: {form.cleaned_data['reason']}",
+            )
+            return HttpResponseRedirect(reverse(PAGE, args=[order_id]))
+        context = {"title": "Acknowledge", "order": order, "form": form, "adminform": lay_out(form)}
+        return self._render(request, "acknowledge", context)

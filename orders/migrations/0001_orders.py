@@ -64,7 +64,7 @@ class Migration(migrations.Migration):
             name='OrderAction',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('place_order', 'Place'), ('cancel_order', 'Cancel'), ('ship_order', 'Ship'), ('retry_undo', 'Retry Undo'), ('resolve_undo', 'Resolve Undo')], max_length=20)),
+                ('kind', models.CharField(choices=[('place_order', 'Place'), ('cancel_order', 'Cancel'), ('ship_order', 'Ship'), ('retry_undo', 'Retry Undo'), ('resolve_undo', 'Resolve Undo'), ('acknowledge', 'Acknowledge')], max_length=20)),
                 ('actor', models.CharField(max_length=200)),
                 ('reason', models.TextField(blank=True, default='')),
                 ('undo', models.CharField(blank=True, default='', max_length=60)),

@@ -1,7 +1,7 @@
 """Records the histories that the replay test keeps: `pytest tests/saga/histories.py` writes them anew.
 
-Do so only for a deliberate change of the sagas, and keep the old files as long as orders started under
-them may be running.
+From the first release on, a deliberate change of the sagas adds files under new names: the old ones stay as
+long as orders started under them may be running.
 """
 
 import json

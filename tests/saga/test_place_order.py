@@ -118,7 +118,7 @@ async def test_out_of_stock_fails_at_reserve_inventory(worker: Client) -> None:
 
 
 async def test_unsendable_confirmation_refunds_and_releases(worker: Client, settings: Any) -> None:
-    settings.SAGA_STEP_DEADLINE = 1.5
+    settings.SAGA_STEP_DEADLINE = 4.0
     order = await aplace()
     real_port, settings.EMAIL_PORT = settings.EMAIL_PORT, 1  # nothing listens there
     await hand_over(worker)
@@ -141,7 +141,7 @@ async def test_unsendable_confirmation_refunds_and_releases(worker: Client, sett
 async def test_unsendable_confirmation_is_flagged_where_mail_is_not_required(
     worker: Client, settings: Any
 ) -> None:
-    settings.SAGA_STEP_DEADLINE = 1.5
+    settings.SAGA_STEP_DEADLINE = 4.0
     settings.SAGA_EMAIL_REQUIRED = False
     settings.EMAIL_PORT = 1
     order = await run_to_the_end(worker, await aplace())
@@ -152,7 +152,7 @@ async def test_unsendable_confirmation_is_flagged_where_mail_is_not_required(
 async def test_failing_complete_order_rolls_back_after_the_confirmation(
     worker: Client, settings: Any
 ) -> None:
-    settings.SAGA_STEP_DEADLINE = 1.5
+    settings.SAGA_STEP_DEADLINE = 4.0
     with failing("orders_order", "UPDATE", when="NEW.status = 'completed'", times=1_000_000):
         order = await run_to_the_end(worker, await aplace())
     assert (order.status, order.failed_step) == (OrderStatus.CANCELLED, "complete_order")

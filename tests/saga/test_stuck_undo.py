@@ -143,9 +143,9 @@ async def test_resolve_is_refused_while_an_attempt_is_in_flight(worker: Client) 
         resolving = asyncio.create_task(
             resolve(order, "refund_payment", reason="impatient", reference="none")
         )
-        pause.release()
-        with pytest.raises(StateConflict):
+        with pytest.raises(StateConflict, match="in flight"):
             await resolving
+        pause.release()
     await saga_of(worker, order, cancel=True).result()
     books = await books_of(order)
     assert (books.events, books.net) == (["charged", "refunded"], 0)
@@ -232,3 +232,17 @@ async def test_attempts_that_only_time_out_are_flagged_and_can_be_retried(
     books = await books_of(order)
     assert (books.mails, books.attention) == (["cancellation sent", "confirmation sent"], [])
     assert len(received) == 1  # the attempts that followed waited for the first one's answer
+
+
+async def test_settled_refund_that_the_gateway_cannot_be_asked_about_is_flagged(
+    worker: Client, settings: Any
+) -> None:
+    settings.SAGA_RETRY_INITIAL = settings.SAGA_RETRY_MAXIMUM = 60.0
+    order = await begin_cancel(worker, "tok_ok__refund_answer_lost__find_error_500")
+    await until_state(order, "refund_payment", "failed")
+    await resolve(order, "refund_payment", reason="no answer", reference="transfer 4711")
+    await hand_over(worker)
+    await saga_of(worker, order, cancel=True).result()
+    books = await books_of(order)
+    assert books.events == ["charged", "settled_outside"]
+    assert any("could not be asked" in reason for reason in books.attention)
