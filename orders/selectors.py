@@ -80,9 +80,15 @@ def get_order(order_id: UUID | str) -> Order:
 
 
 def list_visible_orders(user: User) -> OrderQuerySet:
-    """The orders `user` may see: all of them for staff, otherwise those they placed."""
+    """The orders `user` may see: all of them with the permission that the admin asks for, or their own."""
     orders = list_orders().select_related("payment")
-    return orders if user.is_staff else orders.filter(placed_by=user)
+    return orders if user.has_perm("orders.view_order") else orders.filter(placed_by=user)
+
+
+def is_same_order(order: Order, *, customer_email: str, quantities: dict[str, int]) -> bool:
+    """Whether the order is the one described: for a form or a request that was sent twice."""
+    placed = {line.sku: line.quantity for line in order.lines.all()}
+    return (order.customer_email, placed) == (customer_email, quantities)
 
 
 def get_order_record(order_id: UUID | str) -> Order:

@@ -173,10 +173,12 @@ def flag_repeated(*, order_id: str, activity: str, number: int) -> None:
 
     Asked before the attempt and not after it, because one that times out reports nothing.
     """
-    latest = TrailEntry.objects.filter(order_id=order_id, name=activity).order_by("-id").first()
-    said = f": {latest.error}" if latest is not None and latest.error else ""
+    entries = list(TrailEntry.objects.filter(order_id=order_id, name=activity).order_by("id"))
+    said = f": {entries[-1].error}" if entries and entries[-1].error else ""
+    # A retry by hand counts anew in Temporal, the trail counts on.
+    failed = max(number - 1, sum(entry.attempts for entry in entries))
     AttentionFlag.objects.raise_flag(
-        order_id, activity, f"{activity} has failed {number - 1} times and is retried{said}"
+        order_id, activity, f"{activity} has failed {failed} times and is retried{said}"
     )
 
 

@@ -1,10 +1,11 @@
 """The list of orders and the list of those rolled back."""
 
 from typing import Any
+from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -62,6 +63,12 @@ class OrderListAdmin(ReadOnlyAdmin):
     list_per_page = 50
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        try:
+            for chosen in request.POST.getlist("_selected_action"):
+                UUID(chosen)
+        except ValueError:
+            messages.error(request, "Select the orders first.")
+            return HttpResponseRedirect(request.path)
         return super().changelist_view(request, {"title": self.title, **(extra_context or {})})
 
     @admin.display(description="total", ordering="total")
@@ -102,7 +109,7 @@ class RolledBackOrderAdmin(OrderListAdmin):
     def get_queryset(self, request: HttpRequest) -> OrderQuerySet:
         return selectors.list_rolled_back_orders()
 
-    @admin.display(description="failed step", ordering="failed_step")
+    @admin.display(description="cause", ordering="failed_step")
     def cause(self, order: Order) -> SafeString:
         return format_html_join("", "<div>{}</div>", [(order.failed_step,), (order.failure_type,)])
 

@@ -1,5 +1,6 @@
 """The admin's pages of an order: place it, read it, and ask the desk to cancel, ship or repair it."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 from uuid import UUID
@@ -29,7 +30,7 @@ from orders.admin.forms import (
     show_errors,
 )
 from orders.admin.lists import OrderListAdmin, RolledBackOrderAdmin
-from orders.models import ALLOWED_MOVES, Order, OrderQuerySet, OrderStatus, StepKind, StepState
+from orders.models import ALLOWED_MOVES, STEP_OF_UNDO, Order, OrderQuerySet, OrderStatus, StepKind, StepState
 from orders.refusals import StateConflict
 from orders.services import Decision, InvalidOrder
 
@@ -114,10 +115,7 @@ class OrderAdmin(OrderListAdmin):
             except InvalidOrder as invalid:
                 show_errors(form, lines, invalid)
             else:
-                if decision.changed:
-                    self.log_addition(request, decision.order, "Placed.")
-                messages.success(request, f"{decision.order} is accepted; its saga is on its way.")
-                return HttpResponseRedirect(reverse(PAGE, args=[decision.order.pk]))
+                return self._answer_placed(request, decision, form.cleaned_data["customer_email"], lines)
         context = {
             "title": "Place an order",
             "form": form,
@@ -127,6 +125,28 @@ class OrderAdmin(OrderListAdmin):
             "media": self.media + LINE_SCRIPTS,
         }
         return self._render(request, "place", context)
+
+    def _answer_placed(
+        self, request: HttpRequest, decision: Decision, customer_email: str, lines: Any
+    ) -> HttpResponse:
+        """Say what became of the form, and lead to its order; a form sent twice placed one order."""
+        quantities: Counter[str] = Counter()
+        for item in read_items(lines):
+            quantities[item.sku] += item.quantity
+        order = decision.order
+        if decision.changed:
+            self.log_addition(request, order, "Placed.")
+            messages.success(request, f"{order} is accepted; its saga is on its way.")
+        elif selectors.is_same_order(order, customer_email=customer_email, quantities=dict(quantities)):
+            messages.info(request, f"{order} was placed by this form before.")
+        else:
+            messages.error(
+                request,
+                f"Nothing was placed: this form was already sent, as {order}. Open a new form.",
+            )
+        if not self.has_view_permission(request):
+            return HttpResponseRedirect(reverse("admin:index"))
+        return HttpResponseRedirect(reverse(PAGE, args=[order.pk]))
 
     # --- reading ---
 
@@ -205,12 +225,18 @@ class OrderAdmin(OrderListAdmin):
         if len(chosen) > MAX_SELECTED:
             messages.error(request, f"Cancel at most {MAX_SELECTED} orders at a time.")
             return None
+        for order in chosen:
+            if order.status == OrderStatus.SHIPPED:
+                messages.error(request, f"{order} has been shipped and can no longer be cancelled.")
+        chosen = [order for order in chosen if order.status != OrderStatus.SHIPPED]
+        if not chosen:
+            return None
         form = CancelForm(queryset=queryset, initial={"orders": [order.pk for order in chosen]})
         return self._ask_reason(request, chosen, form)
 
     def cancel_view(self, request: HttpRequest) -> HttpResponse:
         """Confirm with a reason, then ask the desk order by order and tell what it said to each."""
-        if not self.has_cancel_permission(request):
+        if not (self.has_cancel_permission(request) and self.has_view_permission(request)):
             raise PermissionDenied
         form = CancelForm(request.POST, queryset=self.get_queryset(request))
         is_complete = form.is_valid()
@@ -315,6 +341,9 @@ class OrderAdmin(OrderListAdmin):
             raise PermissionDenied
         order = self._find(request, order_id)
         form = ResolveForm(request.POST or None, initial={"undo": request.GET.get("undo")})
+        if form["undo"].value() not in STEP_OF_UNDO:
+            messages.error(request, "Choose the undo to resolve on the order's page.")
+            return HttpResponseRedirect(reverse(PAGE, args=[order_id]))
         if form.is_valid():
             wanted = form.cleaned_data
             self._ask_desk(

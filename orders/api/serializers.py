@@ -37,18 +37,30 @@ class WholeNumberField(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
-class ItemSerializer(serializers.Serializer[Any]):
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses what it does not know: a field with a slip in its name must not pass for a missing one."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and (unknown := sorted(set(data) - set(self.fields))):
+            known = ", ".join(self.fields)
+            raise serializers.ValidationError(
+                {name: [f"There is no such field; there are {known}."] for name in unknown}
+            )
+        return super().to_internal_value(data)
+
+
+class ItemSerializer(StrictSerializer):
     sku = TextField(max_length=40)
     quantity = WholeNumberField(min_value=1, max_value=MAX_QUANTITY)
 
 
-class PlaceOrderSerializer(serializers.Serializer[Any]):
+class PlaceOrderSerializer(StrictSerializer):
     customer_email = EmailField(max_length=254)
     items = ItemSerializer(many=True, allow_empty=False)
     payment_token = TextField(max_length=200, required=False, default="", allow_blank=True)
 
 
-class CancelSerializer(serializers.Serializer[Any]):
+class CancelSerializer(StrictSerializer):
     reason = TextField(max_length=1000)
 
 

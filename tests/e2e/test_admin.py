@@ -87,6 +87,15 @@ def test_sending_the_add_form_twice_places_one_order(boss: Browser) -> None:
     assert OutboxMessage.objects.count() == 1
 
 
+def test_form_sent_again_with_another_order_says_that_nothing_was_placed(boss: Browser) -> None:
+    form = order_form(("MUG-STONE", 1))
+    boss.post(ADD, form)
+    again = boss.post(ADD, {**form, "lines-0-quantity": 9}, follow=True)
+    assert read_messages(again)[-1] == (
+        f"Nothing was placed: this form was already sent, as {Order.objects.get()}. Open a new form."
+    )
+
+
 # --- cancelling ------------------------------------------------------------------------------------------
 
 

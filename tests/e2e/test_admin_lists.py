@@ -200,3 +200,25 @@ def test_a_product_is_edited_and_withdrawn_but_keeps_its_sku_and_cannot_be_delet
 def test_an_api_token_is_made_in_the_admin(boss: Browser) -> None:
     boss.post("/admin/authtoken/tokenproxy/add/", {"user": User.objects.get().pk})
     assert Token.objects.get().user.username == "boss"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"{LIST}?status__exact=%00",
+        f"{ROLLED_BACK}?failed_step=%00",
+        f"{ROLLED_BACK}?rollback_started_at__year=99999",
+        "/admin/inventory/stockmovement/?kind__exact=%00",
+        "/admin/orders/orderaction/?at__year=99999999999999",
+    ],
+)
+def test_senseless_parameters_lead_back_to_the_whole_list(boss: Browser, address: str) -> None:
+    answer = boss.get(address, follow=True)
+    assert answer.status_code == 200
+    assert answer.redirect_chain
+
+
+@pytest.mark.parametrize("action", ["cancel_selected", "ship_selected"])
+def test_garbled_selection_is_refused(boss: Browser, action: str) -> None:
+    answer = boss.post(LIST, {"action": action, "_selected_action": ["garbage"]}, follow=True)
+    assert b"Select the orders first" in answer.content

@@ -255,23 +255,27 @@ def test_a_wrong_token_is_refused(counter: None) -> None:
     read_problem(client.get(PRODUCTS), 401)
 
 
-def test_another_users_order_does_not_exist_and_staff_see_all(ada: User, api: APIClient) -> None:
+def test_another_users_order_does_not_exist_and_those_with_the_permission_see_all(
+    ada: User, api: APIClient
+) -> None:
     order = make_order(ada)
     address = f"{ORDERS}{order.pk}/"
     other = client_of(make_user("bob"))
     read_problem(other.get(address), 404)
     read_problem(other.post(address + "cancel/", {"reason": "x"}, format="json"), 404)
     assert api.get(address).status_code == 200
-    assert client_of(make_user("clerk", staff=True)).get(address).status_code == 200
+    assert client_of(make_user("clerk", "view_order", staff=True)).get(address).status_code == 200
+    # Being staff is no permission.
+    read_problem(client_of(make_user("temp", staff=True)).get(address), 404)
     order.refresh_from_db()
     assert order.cancel_requested_at is None
 
 
 def test_staff_need_the_permission_to_cancel_other_peoples_orders(ada: User) -> None:
     address = f"{ORDERS}{make_order(ada).pk}/cancel/"
-    clerk = client_of(make_user("clerk", staff=True))
+    clerk = client_of(make_user("clerk", "view_order", staff=True))
     read_problem(clerk.post(address, {"reason": "x"}, format="json"), 403)
-    support = client_of(make_user("support", "cancel_order", staff=True))
+    support = client_of(make_user("support", "view_order", "cancel_order", staff=True))
     assert support.post(address, {"reason": "x"}, format="json").status_code == 202
 
 
@@ -387,3 +391,11 @@ async def test_a_declined_order_names_the_step_that_failed(worker: Client) -> No
     failed = next(step for step in body["trail"] if step["name"] == "process_payment")
     assert failed["status"] == "failed"
     assert failed["error"].startswith("PaymentRefused: ")
+
+
+def test_unknown_fields_are_refused(ada: User, api: APIClient) -> None:
+    """A slip in `payment_token` must not pay with the default."""
+    body = {"customer_email": "ada@example.com", "items": [{"sku": "TEE-M", "quantity": 1}]}
+    problem = read_problem(api.post(ORDERS, {**body, "payment_tokn": "tok_declined"}, format="json"), 400)
+    assert problem["errors"][0]["pointer"] == "#/payment_tokn"
+    assert not Order.objects.exists()
