@@ -2,6 +2,7 @@
 """Django's command line; before Django loads it gets local services where no outside ones are named."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -58,4 +59,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one must not garble the exit
+        sys.exit(130)

@@ -51,8 +51,8 @@ def _submit(message: OutboxMessage) -> None:
             # Connecting has no time-out of its own.
             async with asyncio.timeout(settings.TEMPORAL_RPC_TIMEOUT * 2):
                 await deliver(await loop.client(), message)
-        except Exception:
-            logger.exception("fast path failed for %s; a worker will deliver it", message)
+        except (DatabaseError, DatabaseBusy, RuntimeError, TimeoutError) as error:
+            logger.warning("fast path failed for %s; a worker will deliver it: %s", message, error)
 
     loop.submit(deliver_one())
 

@@ -68,6 +68,11 @@ def attach_services(
     return environment
 
 
+def is_connection_lost() -> bool:
+    """Whether the guardian has ended (or was killed) while this process still relies on its services."""
+    return any(map(_has_ended, _connections))
+
+
 def read_status(data_dir: Path) -> dict[str, Any]:
     """What runs for this data dir: `running`, `guardian_pid`, `clients`, `services` with pids and ports.
 
@@ -253,6 +258,16 @@ def _keep_open(connection: socket.socket) -> None:
         atexit.register(_close_connections)
         os.register_at_fork(after_in_child=_close_connections)
     _connections.append(connection)
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """The guardian says nothing after its answer: readable means ended."""
+    try:
+        return not connection.recv(1, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def _close_connections() -> None:

@@ -209,7 +209,7 @@ class Guardian:
             loop.add_signal_handler(number, self.stopping.set)
         self._remove_stale_socket()
         server = await self._open_socket()
-        self.write_status()
+        write_private(self.data.status, self._describe())  # without it no client finds us: better not to run
         loop.call_later(FIRST_CLIENT_SECONDS, self._stop_if_alone)
         logger.info("guardian %s serves %s", os.getpid(), self.data.path)
         await self.stopping.wait()
@@ -225,6 +225,12 @@ class Guardian:
 
     def write_status(self) -> None:
         """For the clients (where the socket is) and for people (`read_status`)."""
+        try:
+            write_private(self.data.status, self._describe())
+        except OSError as error:  # someone removed the data dir: its services must end all the same
+            logger.warning("the status cannot be written: %s", error)
+
+    def _describe(self) -> str:
         status = {
             "guardian_pid": os.getpid(),
             "socket": str(self.socket),
@@ -241,7 +247,7 @@ class Guardian:
                 if keeper.task
             },
         }
-        write_private(self.data.status, json.dumps(status))
+        return json.dumps(status)
 
     def _remove_stale_socket(self) -> None:
         """We hold the lock, so a socket that an earlier guardian recorded has no owner any more."""
@@ -295,9 +301,9 @@ class Guardian:
             logger.info("client gone: %r", error)
         finally:
             self.connections.pop(number).close()
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._stop_if_alone)
             if self.clients.pop(number, None):
                 self.write_status()
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._stop_if_alone)
 
     def _stop_if_alone(self) -> None:
         if not self.connections:

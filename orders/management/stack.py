@@ -1,6 +1,7 @@
 """What `demo` and `dev` bring up: schema, catalogue, a log-in, the web process, the workers."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,10 +18,12 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
 
+from config.embedded import is_connection_lost
 from inventory.catalogue import seed_catalogue
 
 DEMO_USER = "demo"
 DEMO_PASSWORD = "demo"  # noqa: S105 (a log-in for the developer's own machine, printed on the screen)
+WEB_PORT = 8000
 SCHEMA_LOCK = 0x0DE5  # any number, the same in every process that migrates
 
 
@@ -65,6 +68,18 @@ def find_free_port(wanted: int) -> int:
     )
 
 
+def listens_on(pid: int, port: int) -> bool:
+    """Whether a descendant of that process has the port, rather than another program."""
+    import psutil  # comes with the embedded services; not every start of a stack has a web process
+
+    try:
+        family = psutil.Process(pid).children(recursive=True)
+        found = [one for process in family for one in process.net_connections("tcp4")]
+    except psutil.Error:
+        return False  # one of them has just ended
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)
+
+
 class Stack:
     """Child processes of one command. They end with it, even when it is killed with -9."""
 
@@ -88,7 +103,18 @@ class Stack:
 
     def start_web(self, *, reload: bool = False) -> str:
         """Start the web process on port 8000, or the next free one. Returns its address once it answers."""
-        port = find_free_port(8000)
+        port = find_free_port(WEB_PORT)
+        while not self._serve(port, reload=reload):
+            tried, port = port, find_free_port(port)
+            if port == tried:  # nobody was faster than our process: it ended for another reason
+                raise StackError(f"The web process did not come up; see {self.log_dir}/web.log.")
+        address = f"http://127.0.0.1:{port}"
+        if port != WEB_PORT:
+            print(f"port {WEB_PORT} is taken, the shop is on {address}", file=sys.stderr)
+        return address
+
+    def _serve(self, port: int, *, reload: bool) -> bool:
+        """Start the web process on that port: True once it answers, False when it ended before."""
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         gunicorn = [
             *(sys.executable, "-m", "gunicorn", "config.wsgi", "--chdir", str(settings.BASE_DIR)),
@@ -99,26 +125,38 @@ class Stack:
         process = self._start(
             "web", [*manage, "runserver", f"127.0.0.1:{port}"] if reload else gunicorn, patience=10
         )
-        address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise StackError(f"The web process does not answer; see {self.log_dir}/web.log.")
+            if not listens_on(process.pid, port):
+                time.sleep(0.1)
+                continue
             try:
-                with urllib.request.urlopen(f"{address}/healthz", timeout=2):  # noqa: S310 (our own address)
-                    return address
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
+                    return True
             except urllib.error.HTTPError as error:
                 raise StackError(
                     f"The web process answers {error.code}; see {self.log_dir}/web.log."
                 ) from error
             except OSError:
                 time.sleep(0.1)
-        raise StackError(f"The web process did not come up; see {self.log_dir}/web.log.")
+        self.children.remove(("web", process))
+        return False
 
     def find_dead(self) -> str | None:
-        """The name of a child that has ended, if one has."""
-        return next((name for name, process in self.children if process.poll() is not None), None)
+        """What has ended and where to read why, if a child or the local services have."""
+        if is_connection_lost():
+            return f"The local services have ended; see {self.log_dir}/guardian.log."
+        for name, process in self.children:
+            if process.poll() is not None:
+                log = f"see {self.log_dir}/{name}.log" if self.quiet else "its last lines are above"
+                return f"The {name} process has ended; {log}."
+        return None
 
     def stop(self) -> None:
         """End every child: first asked, then made to. Workers finish what is in flight."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C cannot make it any faster
         for _, process in self.children:
             if process.stdin is not None:
                 process.stdin.close()  # the minder's pipe: it stops what it minds
@@ -130,7 +168,8 @@ class Stack:
         output: IO[bytes] | None = None
         if self.quiet:
             self.log_dir.mkdir(parents=True, exist_ok=True)
-            output = self.files.enter_context((self.log_dir / f"{name}.log").open("ab"))
+            log = os.open(self.log_dir / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            output = self.files.enter_context(os.fdopen(log, "ab"))
         spec = {"argv": argv, "stop": [[signal.SIGTERM.name, patience]]}
         process = subprocess.Popen(
             [sys.executable, "-m", "config.embedded.minder", json.dumps(spec)],

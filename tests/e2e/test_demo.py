@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -83,3 +84,17 @@ def test_wrong_use_is_told_apart_from_failure() -> None:
     done = run_demo("--workers", "99")
     assert (done.returncode, "from 0 to 64" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_interrupted_demo_does_not_look_like_a_success() -> None:
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "demo", "--exit", "--json", "--workers", "0"],
+        cwd=PROJECT, env={**os.environ, **build_environment()},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as demo:  # fmt: skip
+        assert demo.stderr is not None
+        assert any(line.startswith("Case 1") for line in demo.stderr)  # no worker carries it on
+        demo.send_signal(signal.SIGINT)
+        stdout, stderr = demo.communicate(timeout=20)
+    assert (demo.returncode, stdout) == (130, "")
+    assert "Traceback" not in stderr

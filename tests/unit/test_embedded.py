@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 
 from config.embedded import read_status
-from config.embedded.guardian import LINGER_SECONDS
+from config.embedded.guardian import FIRST_CLIENT_SECONDS, LINGER_SECONDS
 from config.embedded.postgres import choose_account
 from tests.local_services import (
     ALL,
@@ -150,6 +151,39 @@ def test_killed_guardian_leaves_nothing(data_dir: Path) -> None:
         wait_until_nothing_is_left(data_dir)
         assert client.process.poll() is None  # not even a signal for the client
         wait_until(lambda: not read_status(data_dir)["running"])
+
+
+def test_client_can_tell_that_its_guardian_was_killed(data_dir: Path) -> None:
+    program = (
+        "from pathlib import Path\n"
+        "from config.embedded import attach_services, is_connection_lost\n"
+        "attach_services(Path.cwd(), 'x', need={'mail'})\n"
+        "while True: print(is_connection_lost(), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=client_environment(data_dir),
+    ) as client:  # fmt: skip
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stdout.readline() == "False\n"
+        guardian = read_status(data_dir)["guardian_pid"]
+        os.kill(guardian, signal.SIGKILL)
+        wait_until(lambda: guardian not in find_processes(data_dir))
+        client.stdin.write("\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == "True\n"
+        client.kill()
+
+
+def test_removed_data_dir_keeps_nothing_alive(data_dir: Path) -> None:
+    client = start_client(data_dir, ALL)
+    assert set(find_processes_by_service(data_dir)) == set(ALL.split(","))
+    shutil.rmtree(data_dir, ignore_errors=True)  # `make clean` while the demo runs
+    assert not (data_dir / "guardian.json").exists()
+    client.kill()
+    # Sooner than a guardian gives up on its first client, which would hide that the last one's end is missed.
+    wait_until(lambda: not find_processes(data_dir), FIRST_CLIENT_SECONDS / 2)
 
 
 def test_next_start_recovers_from_orphans_when_guardian_and_minders_were_killed(data_dir: Path) -> None:

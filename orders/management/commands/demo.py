@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
 
 from config.embedded import find_data_dir
 from inventory.catalogue import seed_catalogue
@@ -91,8 +92,10 @@ class Command(BaseCommand):
             self.run(stack, workers=options["workers"], stays=stays)
         except StackError as error:
             raise CommandError(str(error)) from error
-        except KeyboardInterrupt:
-            self.say("")
+        except OperationalError as error:
+            if dead := stack.find_dead():
+                raise CommandError(dead) from error
+            raise
         finally:
             stack.stop()
 
@@ -109,8 +112,7 @@ class Command(BaseCommand):
         if not all(went_well for _, went_well in ended):
             raise CommandError("A case did not end as it should; the trails above say where.")
         if stays:
-            self.show_addresses(address)
-            self.wait_for_the_end(stack)
+            self.stay(address, stack)
 
     def carry_out(self, case: Case, number: int, stack: Stack) -> tuple[Order, bool]:
         """Place the case's order, print its trail as it happens, and compare its end with the case."""
@@ -138,7 +140,7 @@ class Command(BaseCommand):
                     f"Is a worker running? Their log: {stack.log_dir}/workers.log"
                 )
             if dead := stack.find_dead():
-                raise StackError(f"The {dead} process has ended; see {stack.log_dir}/{dead}.log.")
+                raise StackError(dead)
             time.sleep(0.05)
         undos = [(step.name, step.status) for step in steps if step.kind == StepKind.UNDO]
         went_well = order.status == case.status and undos == case.undos
@@ -162,12 +164,16 @@ class Command(BaseCommand):
             self.say(f"  Mail         {settings.MAIL_SINK_URL}")
         self.say("\nCtrl-C stops everything; the data stays for the next run.")
 
-    def wait_for_the_end(self, stack: Stack) -> None:
-        """Stay until Ctrl-C, SIGTERM, or the death of a child."""
-        while True:
-            if dead := stack.find_dead():
-                raise StackError(f"The {dead} process has ended; see {stack.log_dir}/{dead}.log.")
-            time.sleep(0.5)
+    def stay(self, address: str, stack: Stack) -> None:
+        """Stay up until Ctrl-C, SIGTERM, or the death of a child or the local services."""
+        try:
+            self.show_addresses(address)
+            while not (dead := stack.find_dead()):
+                time.sleep(0.5)
+        except KeyboardInterrupt:  # the expected end; an earlier Ctrl-C is an abort, and exits with 130
+            self.say("")
+            return
+        raise StackError(dead)
 
     def say(self, line: str) -> None:
         """A line for a person: on stdout, or on stderr when stdout is for JSON."""

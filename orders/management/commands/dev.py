@@ -25,14 +25,20 @@ class Command(BaseCommand):
             prepare_database()
             stack.start_workers(options["workers"], reload=True)
             address = stack.start_web(reload=True)
+            self.stay(address, stack)
+        except StackError as error:
+            raise CommandError(str(error)) from error
+        finally:
+            stack.stop()
+
+    def stay(self, address: str, stack: Stack) -> None:
+        """Stay up until Ctrl-C, SIGTERM, or the death of a child or the local services."""
+        try:
             self.stdout.write(f"\n  {address}/admin/   log in as {DEMO_USER} / {DEMO_PASSWORD}")
             self.stdout.write(f"  Temporal UI  {settings.TEMPORAL_UI_URL}   Mail  {settings.MAIL_SINK_URL}\n")
             while not (dead := stack.find_dead()):
                 time.sleep(0.5)
-            raise CommandError(f"The {dead} process has ended; its last lines are above.")
-        except StackError as error:
-            raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             self.stdout.write("")
-        finally:
-            stack.stop()
+            return
+        raise StackError(dead)
