@@ -1,38 +1,69 @@
-"""What the admin pages of all apps share: pages that only show, and the site's name."""
+"""What the admin pages of all apps share: pages that only show, and nothing deleted in bulk."""
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import AdminForm
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import ValidationError
 from django.db import DataError, transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 
 logger = logging.getLogger("config.admin")
 
-admin.site.site_header = "Order Desk"
-admin.site.site_title = "Order Desk"
-admin.site.index_title = "Overview"
+# What happened stays: nothing is deleted in bulk, whatever the page.
+admin.site.disable_action("delete_selected")
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Shows what happened. Nobody adds, changes or deletes it by hand."""
 
     show_full_result_count = False
+    # Where the order's number is, for lists that are searched by it.
+    number_path = ""
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """A number that an order has finds that order's rows, by the index; the rest is up to
+        `search_fields`. Together in one OR they would have the database read every row."""
+        term = search_term.strip()
+        if self.number_path and term.isascii() and term.isdecimal() and len(term) < 19:
+            of_order = queryset.filter(**{self.number_path: int(term)})
+            if of_order.exists():
+                return of_order, False
+        return super().get_search_results(request, queryset, search_term)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        """The list. Parameters that make no sense lead back to the whole list, as the stock admin does
-        for those it knows; it does not know them all."""
-        if request.method != "GET":
-            return super().changelist_view(request, extra_context)
+        """The list, under its plain name. Parameters that make no sense lead back to the whole list, as
+        the stock admin does for those it knows; it does not know them all."""
+        extra_context = {"title": capfirst(self.opts.verbose_name_plural), **(extra_context or {})}
         try:
-            with transaction.atomic():
-                return super().changelist_view(request, extra_context)
+            if request.method in ("GET", "HEAD"):
+                with transaction.atomic():
+                    return super().changelist_view(request, extra_context)
+            self.try_list(request)
         except (ValueError, OverflowError, DataError, ValidationError) as error:
             logger.warning("a list was asked for with bad parameters: %s", error)
             messages.error(request, "The address had parameters that make no sense; this is the whole list.")
             return HttpResponseRedirect(request.path)
+        # Outside any transaction: what an action has done is not undone by what fails after it.
+        return super().changelist_view(request, extra_context)
+
+    def try_list(self, request: HttpRequest) -> None:
+        """Read the list that an action is asked for on, before it acts. Raises what bad parameters raise."""
+        if not self.has_view_or_change_permission(request):
+            return
+        # The stock admin answers those it knows, also here.
+        with suppress(IncorrectLookupParameters), transaction.atomic():
+            self.get_changelist_instance(request)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -42,6 +73,25 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+@admin.display(description="order", ordering="order__number")
+def link_order(row: Any) -> SafeString | str:
+    """A list's column: the row's order, as a link to its page. Needs `list_select_related`."""
+    return format_order(row.order) if row.order else ""
+
+
+def format_order(order: Any) -> SafeString:
+    """The order's number as a link to its page."""
+    return format_html(
+        '<a href="{}">{}</a>', reverse("admin:orders_order_change", args=[order.pk]), order.number
+    )
+
+
+@admin.display(description="state", ordering="state")
+def show_state(row: Any) -> SafeString:
+    """A list's column: the row's state, told by text and colour."""
+    return format_html('<span class="od-badge od-{}">{}</span>', row.state, row.get_state_display().lower())
 
 
 def lay_out(form: Any) -> AdminForm:

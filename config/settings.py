@@ -1,10 +1,12 @@
 """The only reader of the environment. Every variable is in the README's configuration table."""
 
 import os
-from decimal import Decimal
+from datetime import timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
@@ -20,6 +22,18 @@ def read_flag(name: str, *, default: bool) -> bool:
 def read_list(name: str) -> list[str]:
     """A comma-separated variable as a list without blanks."""
     return [part.strip() for part in os.environ.get(name, "").split(",") if part.strip()]
+
+
+def read_amount(name: str, *, default: str) -> Decimal | None:
+    """The variable as an amount of the shop's currency; empty means none."""
+    value = os.environ.get(name, default)
+    try:
+        amount = Decimal(value) if value else None
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if amount is not None and not (amount.is_finite() and amount >= 0):
+        raise ImproperlyConfigured(f"{name} takes an amount such as {default}, or nothing; not {value!r}.")
+    return amount
 
 
 def read_database(url: str) -> dict[str, Any]:
@@ -59,7 +73,7 @@ ALLOWED_HOSTS = read_list("DJANGO_ALLOWED_HOSTS") or (["localhost", "127.0.0.1",
 CSRF_TRUSTED_ORIGINS = read_list("DJANGO_CSRF_TRUSTED_ORIGINS")
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "config.site.DeskAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -68,6 +82,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "rest_framework.authtoken",
+    "csp",
+    "config.apps.LogInsConfig",
     "orders",
     "inventory",
     "payments",
@@ -75,6 +91,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    # First, so that redirects and static files have the headers, too.
+    "csp.middleware.CSPMiddleware",
+    "config.headers.set_permissions_policy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -83,6 +102,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    # Last: it turns the answer to a wrong password into the page of a locked log-in.
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -116,7 +137,15 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 
+AUTHENTICATION_BACKENDS = [
+    # Before the password is looked at: refuses while the log-in is locked.
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+
 LANGUAGE_CODE = "en-gb"
+# Dates and times as the admin shows them: config/formats.
+FORMAT_MODULE_PATH = ["config.formats"]
 TIME_ZONE = os.environ.get("TIME_ZONE", "UTC")
 USE_TZ = True
 
@@ -143,9 +172,44 @@ CSRF_COOKIE_SECURE = HTTPS
 if HTTPS:
     SESSION_COOKIE_NAME = "__Host-sessionid"
     CSRF_COOKIE_NAME = "__Host-csrftoken"
-if read_flag("DJANGO_BEHIND_PROXY", default=False):
+BEHIND_PROXY = read_flag("DJANGO_BEHIND_PROXY", default=False)
+if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+# Scripts and styles come from our own files alone: text that got into a page can run nothing.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF],
+        "frame-src": [SELF],
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+
+# --- log-in limit (django-axes): wrong passwords for one user name from one address ---
+AXES_FAILURE_LIMIT = int(os.environ.get("LOGIN_FAILURE_LIMIT", "5"))
+AXES_COOLOFF_TIME = timedelta(seconds=float(os.environ.get("LOGIN_COOLOFF", "900")))
+if AXES_FAILURE_LIMIT < 1 or not AXES_COOLOFF_TIME:
+    raise ImproperlyConfigured("LOGIN_FAILURE_LIMIT must be at least 1, and LOGIN_COOLOFF above 0.")
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_USERNAME_CALLABLE = "config.login.find_user_name"
+AXES_CLIENT_IP_CALLABLE = "config.login.find_client_address"
+AXES_LOCKOUT_CALLABLE = "config.login.refuse_log_in"
+AXES_RESET_ON_SUCCESS = True
+# What is tried while locked is neither checked nor counted, so the lock ends when it said it would.
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+# Only what the limit needs is kept: no log of every log-in, and nothing secret of a failed one.
+AXES_DISABLE_ACCESS_LOG = True
+# The log tells addresses, not names: people type passwords into the wrong field.
+AXES_SENSITIVE_PARAMETERS = ["username", "csrfmiddlewaretoken"]
+AXES_VERBOSE = False
+AXES_ENABLE_ADMIN = False  # orders/admin/staff.py has the one page that is needed
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -184,6 +248,9 @@ PAYMENT_GATEWAY_TIMEOUT = float(os.environ.get("PAYMENT_GATEWAY_TIMEOUT", "10"))
 # What an order without a token of its own pays with: the sandbox's card that pays.
 PAYMENT_DEFAULT_TOKEN = os.environ.get("PAYMENT_DEFAULT_TOKEN", "tok_ok")
 
+# A staff cancel whose refund is above this amount needs a second person's approval; empty: never.
+REFUND_APPROVAL_ABOVE = read_amount("REFUND_APPROVAL_ABOVE", default="500.00")
+
 # --- Temporal ---
 TEMPORAL_ADDRESS = os.environ.get("TEMPORAL_ADDRESS", "")
 TEMPORAL_NAMESPACE = os.environ.get("TEMPORAL_NAMESPACE", "default")
@@ -200,6 +267,8 @@ SAGA_RELEASE_AFTER = float(os.environ.get("SAGA_RELEASE_AFTER", "20"))
 SAGA_EMAIL_REQUIRED = read_flag("SAGA_EMAIL_REQUIRED", default=True)
 # Attempts after which a step or an undo needs a person's attention. Retrying goes on.
 SAGA_ATTENTION_AFTER = int(os.environ.get("SAGA_ATTENTION_AFTER", "10"))
+# Seconds without any sign of progress after which an order on its way stands in the work queue.
+ATTENTION_WAITING_AFTER = float(os.environ.get("ATTENTION_WAITING_AFTER", "300"))
 
 if SAGA_RETRY_INITIAL > SAGA_RETRY_MAXIMUM:
     raise ImproperlyConfigured("SAGA_RETRY_INITIAL must not be above SAGA_RETRY_MAXIMUM.")
@@ -229,6 +298,7 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
     "loggers": {
+        "axes": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
         "temporalio.activity": {"level": "ERROR"},
     },

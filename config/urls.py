@@ -3,7 +3,12 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from orders.admin import front
+
 urlpatterns = [
+    # Before the admin's own, whose front page this one is.
+    path("admin/", admin.site.admin_view(front.show_front_page)),
+    path("admin/front/", admin.site.admin_view(front.show_live_part), name="front_live"),
     path("admin/", admin.site.urls),
     path("", include("orders.urls")),
 ]

@@ -14,11 +14,18 @@ class Product(models.Model):
     name = models.CharField(max_length=200)
     description = models.TextField(blank=True, default="")
     price = models.DecimalField(max_digits=10, decimal_places=2)
-    is_active = models.BooleanField("sold", default=True)
+    is_active = models.BooleanField("on sale", default=True)
+    low_stock_at = models.PositiveIntegerField(
+        "low stock at",
+        default=5,
+        db_default=5,
+        help_text="Needs attention once this many units or fewer are available.",
+    )
 
     class Meta:
         ordering = ["sku"]
         constraints = [models.CheckConstraint(name="product_price_not_negative", condition=Q(price__gte=0))]
+        permissions = [("adjust_stock", "Can book stock in and correct the count")]
 
     def __str__(self) -> str:
         return f"{self.sku} - {self.name}"
@@ -93,6 +100,8 @@ class StockMovement(models.Model):
     on_hand_change = models.IntegerField(default=0)
     reserved_change = models.IntegerField(default=0)
     note = models.CharField(max_length=200, blank=True, default="")
+    # Who booked it; empty for what a saga did.
+    actor = models.CharField(max_length=200, blank=True, default="", db_default="")
     at = models.DateTimeField(db_default=Now())
 
     class Meta:

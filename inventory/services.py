@@ -1,14 +1,44 @@
 """All writes to products, stock and holds. Every change of stock appends a movement."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import transaction
+from django.db import models, transaction
 from django.db.models import F
 
 from inventory.models import Hold, HoldState, MovementKind, Product, StockItem, StockMovement
 from orders.models import OrderLine, StepKey, StepState
 from orders.refusals import OutOfStock, StateConflict
+
+# What a count in the database can hold.
+MAX_ON_HAND = 2_147_483_647
+
+
+class Booking(models.TextChoices):
+    """What a person who books stock has seen."""
+
+    RECEIVED = "received", "Units came in"
+    FOUND = "found", "Units were found"
+    MISSING = "missing", "Units are missing or broken"
+    COUNTED = "counted", "I counted the shelf"
+
+
+@dataclass(frozen=True, slots=True)
+class BookingPlan:
+    """What a booking changes, and the stock before it."""
+
+    change: int
+    on_hand: int
+    held: int
+
+    @property
+    def on_hand_after(self) -> int:
+        return self.on_hand + self.change
+
+    @property
+    def available_after(self) -> int:
+        return self.on_hand_after - self.held
 
 
 @transaction.atomic
@@ -121,32 +151,73 @@ def create_product(*, product: Product) -> None:
     StockItem.objects.create(product=product)
 
 
-@transaction.atomic
-def book_stock(*, product_id: int, change: int, note: str) -> None:
-    """Book what a person counted: units that came in, or a correction downwards. Locks the stock row.
+def plan_booking(*, item: StockItem, booking: str, units: int) -> BookingPlan:
+    """What booking `units` would do to the stock. Changes nothing.
 
-    Raises StateConflict when fewer would remain than orders hold.
+    Raises StateConflict when nothing would change, or fewer would remain than orders hold.
     """
-    if change > 0:
-        receive_stock(product_id=product_id, quantity=change, note=note)
-    else:
-        adjust_stock(product_id=product_id, change=change, note=note)
+    match Booking(booking):
+        case Booking.COUNTED:
+            change = units - item.on_hand
+        case Booking.MISSING:
+            change = -units
+        case _:
+            change = units
+    plan = BookingPlan(change=change, on_hand=item.on_hand, held=item.reserved)
+    if change == 0:
+        raise StateConflict(f"{item.on_hand} are on hand as it is: this changes nothing.")
+    if plan.on_hand_after > MAX_ON_HAND:
+        raise StateConflict(f"More than {MAX_ON_HAND} units cannot be on hand.")
+    if plan.available_after < 0:
+        raise StateConflict(_say_held(item))
+    return plan
+
+
+def _say_held(item: StockItem) -> str:
+    return (
+        f"Fewer units would remain than orders hold: {item.on_hand} are on hand and {item.reserved} of them "
+        "are held. Cancel or ship those orders first."
+    )
 
 
 @transaction.atomic
-def receive_stock(*, product_id: int, quantity: int, note: str = "") -> None:
+def book_stock(
+    *, product_id: int, booking: str, units: int, on_hand: int, note: str, actor: str
+) -> BookingPlan:
+    """Book what a person (`actor`) saw, who was shown `on_hand` units. Makes and locks the stock row.
+
+    Raises StateConflict when another number is on hand by now (so a form sent twice books once), when
+    nothing would change, or when fewer would remain than orders hold.
+    """
+    StockItem.objects.get_or_create(product_id=product_id)
+    item = StockItem.objects.select_for_update().get(product_id=product_id)
+    if item.on_hand != on_hand:
+        raise StateConflict(
+            f"Nothing was booked: {item.on_hand} units are on hand now, not {on_hand} as you were shown. "
+            "Somebody else, or this form sent before, was faster. Look at the movements and book again."
+        )
+    plan = plan_booking(item=item, booking=booking, units=units)
+    if booking == Booking.RECEIVED:
+        receive_stock(product_id=product_id, quantity=plan.change, note=note, actor=actor)
+    else:
+        adjust_stock(product_id=product_id, change=plan.change, note=note, actor=actor)
+    return plan
+
+
+@transaction.atomic
+def receive_stock(*, product_id: int, quantity: int, note: str = "", actor: str = "") -> None:
     """Book `quantity` (at least 1) units in. Makes and locks the stock row."""
     if quantity < 1:
         raise ValueError("receive at least one unit")
     StockItem.objects.get_or_create(product_id=product_id)
     StockItem.objects.filter(product_id=product_id).update(on_hand=F("on_hand") + quantity)
     StockMovement.objects.create(
-        product_id=product_id, kind=MovementKind.RECEIVED, on_hand_change=quantity, note=note
+        product_id=product_id, kind=MovementKind.RECEIVED, on_hand_change=quantity, note=note, actor=actor
     )
 
 
 @transaction.atomic
-def adjust_stock(*, product_id: int, change: int, note: str) -> None:
+def adjust_stock(*, product_id: int, change: int, note: str, actor: str = "") -> None:
     """Correct the stock on hand by `change` units, never below what is held. Locks the stock row.
 
     Raises StateConflict when fewer would remain than orders hold.
@@ -155,9 +226,10 @@ def adjust_stock(*, product_id: int, change: int, note: str) -> None:
         on_hand=F("on_hand") + change
     )
     if not changed:
-        raise StateConflict("Fewer units would remain than orders hold; release or ship those orders first.")
+        item = StockItem.objects.filter(product_id=product_id).first()
+        raise StateConflict(_say_held(item or StockItem(product_id=product_id)))
     StockMovement.objects.create(
-        product_id=product_id, kind=MovementKind.ADJUSTED, on_hand_change=change, note=note
+        product_id=product_id, kind=MovementKind.ADJUSTED, on_hand_change=change, note=note, actor=actor
     )
 
 

@@ -1,6 +1,7 @@
 """All writes to mails: each is stored as it will be sent, then sent, then marked as sent."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from orders.models import AttentionFlag, Order, StepKey
 
 STEP = "send_confirmation_email"
 LATE_CONFIRMATION = "late_confirmation"
+RESEND = "resend_email"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def prepare_cancellation(*, order_id: UUID | str) -> PreparedEmail:
 
 
 def _store(order_id: UUID | str, kind: EmailKind) -> PreparedEmail:
-    email = EmailMessage.objects.filter(order_id=order_id, kind=kind).first()
+    email = EmailMessage.objects.filter(order_id=order_id, kind=kind, copy=0).first()
     if email is None:
         order = Order.objects.prefetch_related("lines").get(pk=order_id)
         context = {
@@ -114,3 +116,79 @@ def settle_cancellation_by_hand(*, order_id: UUID | str) -> None:
     EmailMessage.objects.filter(pk=prepared.email.pk, state=EmailState.PENDING).update(
         state=EmailState.SETTLED_BY_HAND
     )
+
+
+@transaction.atomic
+def copy_email(*, email_id: int) -> EmailMessage | None:
+    """Store a copy of the mail to be sent again, under a Message-ID of its own: mail readers hide a repeated
+    one. None while an earlier copy is on its way (later than its deadline it is on its way no more). The
+    caller holds the order's row."""
+    original = EmailMessage.objects.get(pk=email_id, copy=0)
+    copies = EmailMessage.objects.filter(order_id=original.order_id, kind=original.kind)
+    alive = timezone.now() - timedelta(seconds=settings.SAGA_STEP_DEADLINE + settings.SAGA_ATTEMPT_TIMEOUT)
+    if copies.filter(copy__gt=0, state=EmailState.PENDING, created_at__gt=alive).exists():
+        return None
+    number = copies.count()
+    local, _, domain = original.message_id.strip("<>").partition("@")
+    return EmailMessage.objects.create(
+        order_id=original.order_id,
+        kind=original.kind,
+        copy=number,
+        message_id=f"<{local}.{number}@{domain}>",
+        recipient=original.recipient,
+        subject=original.subject,
+        text=original.text,
+        html=original.html,
+    )
+
+
+@transaction.atomic
+def prepare_copy(*, email_id: int) -> PreparedEmail:
+    """The copy, and whether it still has to be sent. Locks the step key: a confirmation is withdrawn once
+    its order is being cancelled."""
+    order_id = EmailMessage.objects.values_list("order_id", flat=True).get(pk=email_id)
+    key = StepKey.objects.lock(order_id, STEP)
+    email = EmailMessage.objects.get(pk=email_id)
+    if email.kind == EmailKind.CONFIRMATION and key.undone_at and email.state == EmailState.PENDING:
+        email.state = EmailState.WITHDRAWN
+        email.save(update_fields=["state"])
+        AttentionFlag.objects.clear_flag(order_id, RESEND)
+    return PreparedEmail(email=email, is_due=email.state == EmailState.PENDING)
+
+
+@transaction.atomic
+def close_copy(*, email_id: int) -> None:
+    """A copy has been sent: it stands for the mail that never was, and the flags about both are cleared.
+
+    Changes nothing for a copy that was not. Another kind's copy keeps its flag.
+    """
+    email = EmailMessage.objects.get(pk=email_id)
+    if email.state != EmailState.SENT:
+        return
+    mails = EmailMessage.objects.filter(order_id=email.order_id)
+    mails.filter(kind=email.kind, copy=0, state=EmailState.PENDING).update(state=EmailState.SETTLED_BY_HAND)
+    if email.kind == EmailKind.CONFIRMATION:
+        AttentionFlag.objects.clear_flag(email.order_id, STEP)
+    unsent = mails.filter(copy__gt=0, state__in=[EmailState.PENDING, EmailState.REFUSED])
+    if not unsent.exclude(kind=email.kind).exists():
+        AttentionFlag.objects.clear_flag(email.order_id, RESEND)
+
+
+@transaction.atomic
+def explain_copy(*, email_id: int, error: str) -> None:
+    """Say in the open flag, if there is one, why the copy could not be sent so far."""
+    email = EmailMessage.objects.get(pk=email_id)
+    AttentionFlag.objects.filter(order_id=email.order_id, subject=RESEND, cleared_at=None).update(
+        reason=f"The {email.kind} mail could not be sent again yet; it is tried on: {error}"
+    )
+
+
+@transaction.atomic
+def refuse_copy(*, email_id: int, error: str) -> None:
+    """The copy is not sent, for good: record and flag it. Changes nothing for one that was."""
+    email = EmailMessage.objects.get(pk=email_id)
+    refused = EmailMessage.objects.filter(pk=email_id, state=EmailState.PENDING)
+    if refused.update(state=EmailState.REFUSED):
+        AttentionFlag.objects.raise_flag(
+            email.order_id, RESEND, f"The {email.kind} mail could not be sent again: {error}"
+        )

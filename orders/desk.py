@@ -10,7 +10,7 @@ from uuid import UUID
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from orders import repairs, services
+from orders import approvals, repairs, services
 from orders.dispatch import hand_over
 from orders.services import Decision, Item
 
@@ -51,9 +51,33 @@ def cancel_order(*, order_id: UUID | str, actor: str, reason: str) -> Decision:
 
 
 @transaction.atomic
-def ship_order(*, order_id: UUID | str, actor: str) -> Decision:
+def cancel_order_as_staff(*, order_id: UUID | str, staff: User, reason: str) -> Decision:
+    """Cancel an order, or ask a second person for approval when its refund is above the limit."""
+    return _tell_temporal(approvals.request_cancel_by_staff(order_id=order_id, staff=staff, reason=reason))
+
+
+@transaction.atomic
+def approve_cancel(*, request_id: int, staff: User, note: str = "") -> Decision:
+    """Approve a cancel that awaits a second person, and carry it out."""
+    return _tell_temporal(approvals.approve_cancel(request_id=request_id, staff=staff, note=note))
+
+
+@transaction.atomic
+def reject_cancel(*, request_id: int, staff: User, note: str) -> Decision:
+    """Reject a cancel that awaits a second person."""
+    return _tell_temporal(approvals.reject_cancel(request_id=request_id, staff=staff, note=note))
+
+
+@transaction.atomic
+def withdraw_cancel(*, request_id: int, staff: User, note: str = "") -> Decision:
+    """Take back one's own request to cancel."""
+    return _tell_temporal(approvals.withdraw_cancel(request_id=request_id, staff=staff, note=note))
+
+
+@transaction.atomic
+def ship_order(*, order_id: UUID | str, actor: str, reason: str = "") -> Decision:
     """Mark a completed order as shipped."""
-    return _tell_temporal(services.ship_order(order_id=order_id, actor=actor))
+    return _tell_temporal(services.ship_order(order_id=order_id, actor=actor, reason=reason))
 
 
 @transaction.atomic
@@ -67,6 +91,14 @@ def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, re
     """Settle a stuck undo by hand."""
     return _tell_temporal(
         repairs.resolve_undo(order_id=order_id, undo=undo, actor=actor, reason=reason, reference=reference)
+    )
+
+
+@transaction.atomic
+def resend_email(*, order_id: UUID | str, email_id: int, actor: str, reason: str) -> Decision:
+    """Send a mail to the customer again."""
+    return _tell_temporal(
+        repairs.resend_email(order_id=order_id, email_id=email_id, actor=actor, reason=reason)
     )
 
 

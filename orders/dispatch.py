@@ -80,7 +80,10 @@ async def start_saga(client: Client, message: OutboxMessage) -> None:
     try:
         await client.start_workflow(
             message.name,
-            SagaInput(order_id=str(message.order_id), policy=read_policy()),
+            args=[
+                SagaInput(order_id=str(message.order_id), policy=read_policy()),
+                *([message.argument] if message.argument else []),
+            ],
             id=message.workflow_id,
             task_queue=settings.SAGA_TASK_QUEUE,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,

@@ -123,11 +123,21 @@ class Order(models.Model):
         indexes = [
             models.Index(fields=["status", "accepted_at"], name="order_by_status"),
             models.Index(fields=["-accepted_at", "-number"], name="order_newest_first"),
+            models.Index(fields=["total"], name="order_by_total"),
+            models.Index(
+                fields=["-rollback_started_at"],
+                name="order_rollbacks",
+                condition=Q(rollback_started_at__isnull=False),
+            ),
         ]
         permissions = [
             ("cancel_order", "Can cancel an order"),
+            ("refund_order", "Can cancel an order whose payment has been taken"),
+            ("approve_refund", "Can approve a cancel whose refund is above the limit"),
             ("ship_order", "Can mark an order as shipped"),
-            ("repair_order", "Can retry and resolve a stuck undo"),
+            ("retry_undo", "Can retry a stuck undo and acknowledge what was found"),
+            ("resolve_undo", "Can resolve a stuck undo by hand"),
+            ("resend_email", "Can send a mail to the customer again"),
         ]
 
     def __str__(self) -> str:
@@ -218,6 +228,8 @@ class TrailEntry(models.Model):
     error_type = models.CharField(max_length=60, blank=True, default="")
     error = models.TextField(blank=True, default="")
     worker = models.CharField(max_length=120, blank=True, default="")
+    # When Temporal tries again after a failure; empty when it will not by itself.
+    retry_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["id"]
@@ -280,9 +292,14 @@ class AttentionFlag(models.Model):
 class ActionKind(models.TextChoices):
     PLACE = "place_order"
     CANCEL = "cancel_order"
+    REQUEST_CANCEL = "request_cancel"
+    APPROVE_CANCEL = "approve_cancel"
+    REJECT_CANCEL = "reject_cancel"
+    WITHDRAW_CANCEL = "withdraw_cancel"
     SHIP = "ship_order"
     RETRY_UNDO = "retry_undo"
     RESOLVE_UNDO = "resolve_undo"
+    RESEND_EMAIL = "resend_email"
     ACKNOWLEDGE = "acknowledge"
 
 
@@ -309,6 +326,63 @@ class OrderAction(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} by {self.actor}"
+
+
+class CancelRequestState(models.TextChoices):
+    AWAITING_APPROVAL = "awaiting_approval"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+    # The order was cancelled another way before anybody decided.
+    LAPSED = "lapsed"
+
+
+class CancelRequest(models.Model):
+    """A staff cancel whose refund is above the limit: nothing is undone until a second person approves.
+
+    At most one per order is open. The database refuses an approval by the person who asked.
+    """
+
+    order = models.ForeignKey(Order, on_delete=models.PROTECT, related_name="cancel_requests")
+    state = models.CharField(
+        max_length=20, choices=CancelRequestState, default=CancelRequestState.AWAITING_APPROVAL
+    )
+    # What the cancel would give back to the customer, when it was asked for.
+    refund = models.DecimalField(max_digits=12, decimal_places=2)
+    reason = models.TextField()
+    requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    requested_at = models.DateTimeField(db_default=Now())
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", null=True, blank=True
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+    note = models.TextField(blank=True, default="")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                name="cancel_request_open_once",
+                fields=["order"],
+                condition=Q(state="awaiting_approval"),
+            ),
+            models.CheckConstraint(
+                name="cancel_request_state_known", condition=Q(state__in=CancelRequestState.values)
+            ),
+            models.CheckConstraint(
+                name="cancel_request_decided_unless_open",
+                condition=Q(state="awaiting_approval", decided_at=None)
+                | ~Q(state="awaiting_approval") & Q(decided_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="cancel_request_takes_two_people",
+                condition=~Q(state="approved")
+                | Q(decided_by__isnull=False) & ~Q(decided_by=models.F("requested_by")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"cancel of {self.order_id}: {self.get_state_display().lower()}"
 
 
 class OutboxKind(models.TextChoices):
@@ -354,3 +428,11 @@ class OutboxMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} to {self.workflow_id}"
+
+
+class Rollback(Order):
+    """An order whose rollback has begun: the history of everything undone, as a list of its own."""
+
+    class Meta:
+        proxy = True
+        ordering = ["-rollback_started_at"]

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from inventory import services as inventory_services
 from notifications import services as notifications_services
+from notifications.models import EmailKind, EmailMessage, EmailState
 from orders.models import (
     STEP_OF_UNDO,
     ActionKind,
@@ -29,6 +30,7 @@ from payments import services as payments_services
 
 # Seconds after the time-out of an attempt until it counts as lost.
 LATE_MARGIN = 5.0
+RESEND_WORKFLOW = "ResendEmail"
 IN_FLIGHT = "An attempt of {undo} is in flight; wait for its end."
 
 
@@ -70,6 +72,7 @@ def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, re
         last = TrailEntry(order=order, name=undo, kind=StepKind.UNDO, started_at=now)
     last.state = StepState.RESOLVED
     last.finished_at = now
+    last.retry_at = None
     last.save()
     AttentionFlag.objects.clear_flag(order_id, undo)
     return _act_on_undo(
@@ -116,6 +119,46 @@ def _act_on_undo(
         argument=undo,
     )
     return Decision(order=order, changed=True, message=message)
+
+
+@transaction.atomic
+def resend_email(*, order_id: UUID | str, email_id: int, actor: str, reason: str) -> Decision:
+    """Send a mail to the customer again, as a copy with a workflow of its own. Locks the order's row.
+
+    Changes nothing while an earlier copy is on its way. Raises StateConflict without a reason, while the
+    saga itself is still sending the mail, and for a confirmation of an order that is being cancelled.
+    """
+    if not reason.strip():
+        raise StateConflict("Give a reason for sending the mail again.")
+    order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
+    if obstacle := find_resend_obstacle(order, order.emails.filter(pk=email_id, copy=0).first()):
+        raise StateConflict(obstacle)
+    copy = notifications_services.copy_email(email_id=email_id)
+    if copy is None:
+        return Decision(order=order, changed=False)
+    OrderAction.objects.create(
+        order=order, kind=ActionKind.RESEND_EMAIL, actor=actor, reason=reason, reference=copy.message_id
+    )
+    message = tell_temporal(
+        order,
+        kind=OutboxKind.START,
+        name=RESEND_WORKFLOW,
+        workflow_id=f"order-{order.pk}-mail-{copy.pk}",
+        argument=str(copy.pk),
+    )
+    return Decision(order=order, changed=True, message=message)
+
+
+def find_resend_obstacle(order: Order, email: EmailMessage | None) -> str:
+    """Why the order's mail cannot be sent again now; empty when it can."""
+    if email is None:
+        return f"Order {order.number} has no such mail."
+    is_open = order.status in (OrderStatus.COMPLETED, OrderStatus.SHIPPED)
+    if email.kind == EmailKind.CONFIRMATION and not is_open:
+        return f"Order {order.number} is {order.status}: its confirmation is not sent again."
+    if email.kind == EmailKind.CANCELLATION and email.state == EmailState.PENDING:
+        return f"The rollback of order {order.number} is still sending this mail: retry it instead."
+    return ""
 
 
 @transaction.atomic

@@ -3,19 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import OuterRef, Prefetch, Q, Subquery, Sum
+from django.db.models import Prefetch
 
 from orders.models import (
     FINISHED_STATES,
-    ActionKind,
     AttentionFlag,
+    CancelRequest,
     Order,
-    OrderAction,
     OrderQuerySet,
     OrderStatus,
     OutboxKind,
@@ -96,29 +94,21 @@ def get_order_record(order_id: UUID | str) -> Order:
     return (
         list_orders()
         .select_related("payment", "placed_by")
-        .prefetch_related("holds__product", "payment__events", "emails", "actions")
+        .prefetch_related(
+            "holds__product",
+            "payment__events",
+            "emails",
+            "actions",
+            "attention_flags",
+            Prefetch("cancel_requests", CancelRequest.objects.select_related("requested_by", "decided_by")),
+        )
         .get(pk=order_id)
     )
 
 
 def list_rolled_back_orders() -> OrderQuerySet:
-    """Orders whose rollback has begun, the newest first, with `refunded` and who cancelled them and why."""
-    cancels = OrderAction.objects.filter(order=OuterRef("pk"), kind=ActionKind.CANCEL)
-    given_back = Sum(
-        "payment__events__amount",
-        filter=Q(payment__events__kind__in=["refunded", "settled_outside"]),
-        default=Decimal(0),
-    )
-    return (
-        Order.objects.with_attention()
-        .filter(rollback_started_at__isnull=False)
-        .annotate(
-            refunded=-given_back,
-            cancelled_by=Subquery(cancels.values("actor")[:1]),
-            cancel_reason=Subquery(cancels.values("reason")[:1]),
-        )
-        .order_by("-rollback_started_at")
-    )
+    """Orders whose rollback has begun, the newest first."""
+    return Order.objects.filter(rollback_started_at__isnull=False).order_by("-rollback_started_at", "-number")
 
 
 def list_workflow_ids(order: Order) -> list[str]:
@@ -130,15 +120,21 @@ def list_workflow_ids(order: Order) -> list[str]:
 
 def list_open_flags(order: Order) -> list[AttentionFlag]:
     """The order's open attention flags, oldest first."""
-    return list(AttentionFlag.objects.filter(order=order, cleared_at=None))
+    return [flag for flag in order.attention_flags.all() if flag.cleared_at is None]
 
 
 def list_attention_reasons(order: Order) -> list[str]:
     """Why the order needs a person, in sentences; empty when it does not."""
     reasons = [flag.reason for flag in list_open_flags(order)]
-    if OutboxMessage.objects.overdue().filter(order=order).exists():
-        reasons.append(
-            f"Temporal has not been told for more than {settings.OUTBOX_ATTENTION_AFTER:.0f} s; "
-            "is it running, and is a worker?"
-        )
-    return reasons
+    overdue = describe_overdue(order)
+    return [*reasons, overdue] if overdue else reasons
+
+
+def describe_overdue(order: Order) -> str:
+    """That Temporal has not been told what this order needs, in a sentence; empty when it has."""
+    if not OutboxMessage.objects.overdue().filter(order=order).exists():
+        return ""
+    return (
+        f"Temporal has not been told for more than {settings.OUTBOX_ATTENTION_AFTER:.0f} s; "
+        "is it running, and is a worker?"
+    )

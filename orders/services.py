@@ -23,6 +23,8 @@ from orders.models import (
     STEPS,
     ActionKind,
     AttentionFlag,
+    CancelRequest,
+    CancelRequestState,
     Order,
     OrderAction,
     OrderLine,
@@ -62,11 +64,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a service decided: the order as it is now, whether this call changed it, what Temporal is told."""
+    """What a service decided: the order as it is now, whether this call changed it, what Temporal is told.
+
+    `awaiting` is the request that a second person has to approve before anything happens.
+    """
 
     order: Order
     changed: bool
     message: OutboxMessage | None = None
+    awaiting: CancelRequest | None = None
 
 
 # --- accepting -------------------------------------------------------------------------------------------
@@ -240,8 +246,8 @@ def begin_rollback(
     order that is cancelled or shipped: there is nothing to roll back.
     """
     order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
-    AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
     if order.status in (OrderStatus.CANCELLED, OrderStatus.SHIPPED):
+        AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
         return None
     _move(
         order_id,
@@ -252,6 +258,11 @@ def begin_rollback(
         failure=failure,
     )
     _close_running_steps(order_id)
+    waiting = TrailEntry.objects.filter(order_id=order_id, kind=StepKind.STEP, retry_at__isnull=False)
+    waiting.update(retry_at=None)
+    # After the trail, as an attempt locks them.
+    AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
+    lapse_cancel_requests(order_id)
     return list(StepKey.objects.filter(order_id=order_id).values_list("step", flat=True))
 
 
@@ -294,6 +305,7 @@ def request_cancel(*, order_id: UUID | str, actor: str, reason: str) -> Decision
     OrderAction.objects.create(order=order, kind=ActionKind.CANCEL, actor=actor, reason=reason)
     now = timezone.now()
     Order.objects.filter(pk=order_id).update(cancel_requested_at=now)
+    lapse_cancel_requests(order_id)
     if order.status == OrderStatus.COMPLETED:
         _move(
             order_id,
@@ -311,12 +323,20 @@ def request_cancel(*, order_id: UUID | str, actor: str, reason: str) -> Decision
     return Decision(order=order, changed=True, message=message)
 
 
+def lapse_cancel_requests(order_id: UUID | str) -> None:
+    """Close requests nobody has decided: the order is cancelled another way. The caller holds its row."""
+    CancelRequest.objects.filter(order_id=order_id, state=CancelRequestState.AWAITING_APPROVAL).update(
+        state=CancelRequestState.LAPSED, decided_at=timezone.now()
+    )
+
+
 @transaction.atomic
-def ship_order(*, order_id: UUID | str, actor: str) -> Decision:
+def ship_order(*, order_id: UUID | str, actor: str, reason: str = "") -> Decision:
     """Mark a completed order as shipped and turn its holds into sales. The conditional UPDATE of the
     order's row comes first, so shipping and cancelling cannot both win.
 
-    Raises StateConflict for an order that is not completed. Shipping a shipped one changes nothing.
+    Raises StateConflict for an order that is not completed, or whose cancel awaits approval. Shipping a
+    shipped one changes nothing.
     """
     shipped = _move(order_id, OrderStatus.SHIPPED, shipped_at=timezone.now())
     order = Order.objects.get(pk=order_id)
@@ -324,6 +344,10 @@ def ship_order(*, order_id: UUID | str, actor: str) -> Decision:
         if order.status == OrderStatus.SHIPPED:
             return Decision(order=order, changed=False)
         raise StateConflict(f"Order {order.number} is {order.status}; only a completed order can be shipped.")
+    if order.cancel_requests.filter(state=CancelRequestState.AWAITING_APPROVAL).exists():
+        raise StateConflict(
+            f"A cancel of order {order.number} awaits approval; that has to be decided first."
+        )
     inventory_services.sell_holds(order_id=order_id)
-    OrderAction.objects.create(order=order, kind=ActionKind.SHIP, actor=actor)
+    OrderAction.objects.create(order=order, kind=ActionKind.SHIP, actor=actor, reason=reason)
     return Decision(order=order, changed=True)

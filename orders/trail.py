@@ -3,7 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -27,6 +27,8 @@ from orders.models import (
 from orders.refusals import Refusal
 
 logger = logging.getLogger("orders.trail")
+
+MAX_EXPONENT = 60
 
 
 @dataclass
@@ -62,7 +64,7 @@ class StepAttempt:
         if latest is not None and latest.state in FINISHED_STATES:
             return
         if latest is not None and latest.state == StepState.FAILED:
-            self.continue_entry(latest, state=StepState.RUNNING, finished_at=None)
+            self.continue_entry(latest, state=StepState.RUNNING, finished_at=None, retry_at=None)
             return
         self.close_lost(latest)
         entry = self.build_entry(state=StepState.RUNNING)
@@ -79,6 +81,7 @@ class StepAttempt:
             "finished_at": timezone.now(),
             "ms": self.ms,
             "worker": self.worker,
+            "retry_at": None,
         }
         if self.entry_id is not None:
             # Closed as lost meanwhile: then a later attempt has taken over, and the row stays as it is.
@@ -99,9 +102,10 @@ class StepAttempt:
             AttentionFlag.objects.clear_flag(self.order_id, self.name)
         self.log(state)
 
-    def write_failure(self, *, error_type: str, message: str, final: bool) -> None:
+    def write_failure(self, *, error_type: str, message: str, final: bool, retry_at: datetime | None) -> None:
         """Write the attempt as failed, in a transaction of its own. Flags the order for a person when an
-        undo was refused for good. An attempt that another has overtaken changes nothing."""
+        undo was refused for good. An attempt that another has overtaken changes nothing. `retry_at` is when
+        Temporal tries again, None when it will not by itself."""
         outcome: dict[str, Any] = {
             "state": StepState.FAILED,
             "finished_at": timezone.now(),
@@ -109,6 +113,7 @@ class StepAttempt:
             "worker": self.worker,
             "error_type": error_type[:60],
             "error": message,
+            "retry_at": retry_at,
         }
         if self.entry_id is not None and TrailEntry.objects.filter(pk=self.entry_id).exists():
             is_latest = TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
@@ -182,6 +187,29 @@ def flag_repeated(*, order_id: str, activity: str, number: int) -> None:
     )
 
 
+def find_retry(info: activity.Info, error: Exception, *, now: datetime) -> datetime | None:
+    """When Temporal tries this activity again after `error`: its own rule, reckoned where the attempt fails,
+    because the server tells nobody. None when it will not, by itself, before the deadline."""
+    policy = info.retry_policy
+    if policy is None or isinstance(error, Refusal):
+        return None
+    if isinstance(error, ApplicationError) and error.non_retryable:
+        return None
+    delay = error.next_retry_delay if isinstance(error, ApplicationError) else None
+    if delay is None:
+        # Days of attempts would overflow the power long after the maximum has decided.
+        seconds = policy.initial_interval.total_seconds() * policy.backoff_coefficient ** min(
+            info.attempt - 1, MAX_EXPONENT
+        )
+        maximum = policy.maximum_interval or 100 * policy.initial_interval
+        delay = timedelta(seconds=min(seconds, maximum.total_seconds()))
+    retry_at = now + delay
+    deadline = info.schedule_to_close_timeout
+    if deadline and retry_at > info.scheduled_time + deadline:
+        return None
+    return retry_at
+
+
 class TrailInterceptor(Interceptor):
     """Opens a StepAttempt around every activity and turns refusals into non-retryable errors."""
 
@@ -237,4 +265,10 @@ class TrailInbound(ActivityInboundInterceptor):
         if not final:
             logger.warning("%s failed: %s: %s", activity.info().activity_type, error_type, message)
         if attempt is not None:
-            await run_in_db(attempt.write_failure, error_type=error_type, message=message, final=final)
+            await run_in_db(
+                attempt.write_failure,
+                error_type=error_type,
+                message=message,
+                final=final,
+                retry_at=find_retry(activity.info(), error, now=timezone.now()),
+            )

@@ -15,17 +15,23 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 
 from config.temporal import connect_temporal
 from inventory.activities import release_inventory, reserve_inventory
-from notifications.activities import send_cancellation_email, send_confirmation_email
+from notifications.activities import (
+    give_up_copy,
+    resend_email,
+    send_cancellation_email,
+    send_confirmation_email,
+)
 from orders.activities import begin_rollback, cancel_order, complete_order, create_order
 from orders.dispatch import run_dispatcher
 from orders.sagas.cancel_order import CancelOrderSaga
 from orders.sagas.place_order import PlaceOrderSaga
+from orders.sagas.resend_email import ResendEmail
 from orders.trail import TrailInterceptor
 from payments.activities import process_payment, refund_payment
 
 logger = logging.getLogger("orders.worker")
 
-SAGAS: list[type] = [PlaceOrderSaga, CancelOrderSaga]
+SAGAS: list[type] = [PlaceOrderSaga, CancelOrderSaga, ResendEmail]
 ACTIVITIES: list[Callable[..., Any]] = [
     create_order,
     reserve_inventory,
@@ -37,6 +43,8 @@ ACTIVITIES: list[Callable[..., Any]] = [
     release_inventory,
     cancel_order,
     send_cancellation_email,
+    resend_email,
+    give_up_copy,
 ]
 
 

@@ -32,6 +32,7 @@ class Payment(models.Model):
             models.CheckConstraint(name="payment_amount_not_negative", condition=Q(amount__gte=0)),
             models.CheckConstraint(name="payment_state_known", condition=Q(state__in=PaymentState.values)),
         ]
+        indexes = [models.Index(fields=["charge_id"], name="payment_by_charge", condition=~Q(charge_id=""))]
 
     def __str__(self) -> str:
         return f"{self.amount} {self.currency}: {self.state}"
@@ -69,6 +70,10 @@ class PaymentEvent(models.Model):
                     | Q(kind__in=["declined", "closed"], amount=0)
                 ),
             ),
+        ]
+        indexes = [
+            models.Index(fields=["at"], name="payment_event_by_time"),
+            models.Index(fields=["reference"], name="payment_event_by_reference", condition=~Q(reference="")),
         ]
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import Sum
 
 from orders.models import AttentionFlag, Order, StepKey, StepState
-from orders.refusals import StateConflict
+from orders.refusals import CancelRequested, StateConflict
 from payments.gateways.protocol import Charge, Refund
 from payments.models import EventKind, Payment, PaymentEvent, PaymentState
 
@@ -52,10 +52,13 @@ class ChargeRequest:
 def start_charge(*, order_id: UUID | str) -> ChargeRequest:
     """Write the payment's row before the gateway is called and return what to ask it for.
 
-    Locks the step key. Raises AlreadyUndone after the refund has begun.
+    Locks the step key, then the order's row: a cancel sees either the payment or an order that is never
+    charged. Raises AlreadyUndone after the refund has begun, CancelRequested after somebody has cancelled.
     """
     StepKey.objects.lock_step(order_id, "process_payment")
-    order = Order.objects.get(pk=order_id)
+    order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
+    if order.cancel_requested_at is not None:
+        raise CancelRequested("a cancel was requested before the payment was taken")
     Payment.objects.get_or_create(
         order=order,
         defaults={"amount": order.total, "currency": order.currency, "token": order.payment_token},
@@ -203,3 +206,13 @@ def get_net_charged(*, order_id: UUID | str) -> Decimal:
         total=Sum("amount", default=Decimal(0))
     )["total"]
     return total
+
+
+def get_refund_at_stake(*, order_id: UUID | str) -> Decimal:
+    """What a cancel of the order would give back: what was taken, or may be taken by a charge in flight."""
+    payment = Payment.objects.filter(order_id=order_id).first()
+    if payment is None:
+        return Decimal(0)
+    if payment.state == PaymentState.STARTED:
+        return payment.amount
+    return max(get_net_charged(order_id=order_id), Decimal(0))

@@ -122,13 +122,46 @@ def silent_mail_server() -> Iterator[tuple[int, threading.Event, list[str]]]:
             received.append(str(envelope.rcpt_tos))
             return "250 OK"
 
+    with serving(Silent()) as port:
+        try:
+            yield port, may_answer, received
+        finally:
+            may_answer.set()
+
+
+@contextmanager
+def refusing_mail_server() -> Iterator[int]:
+    """An SMTP server that knows no recipient; gives its port."""
+
+    class Refusing:
+        async def handle_RCPT(self, server: Any, session: Any, envelope: Any, *arguments: Any) -> str:
+            return "550 No such mailbox"
+
+    with serving(Refusing()) as port:
+        yield port
+
+
+@contextmanager
+def unwilling_mail_server() -> Iterator[int]:
+    """An SMTP server that refuses every mail once it has seen it; gives its port."""
+
+    class Unwilling:
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            return "554 Transaction failed"
+
+    with serving(Unwilling()) as port:
+        yield port
+
+
+@contextmanager
+def serving(handler: object) -> Iterator[int]:
+    """An SMTP server with this handler on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    controller = Controller(Silent(), hostname="127.0.0.1", port=port)
+    controller = Controller(handler, hostname="127.0.0.1", port=port)
     controller.start()
     try:
-        yield port, may_answer, received
+        yield port
     finally:
-        may_answer.set()
         controller.stop()

@@ -1,16 +1,12 @@
 """The admin's forms: placing an order, and the reasons people give."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
 from uuid import uuid4
 
 from django import forms
 from django.conf import settings
-from django.contrib.admin.widgets import AdminEmailInputWidget, AdminTextareaWidget, AdminTextInputWidget
+from django.contrib.admin.widgets import AdminEmailInputWidget, AdminTextInputWidget
 
-from inventory.models import Product
-from orders.models import STEP_OF_UNDO, Order, OrderQuerySet
-from orders.services import MAX_LINES, InvalidOrder, Item
+from orders.services import MAX_LINES, MAX_QUANTITY, InvalidOrder, Item
 
 TOKEN_HELP = (
     "Empty means tok_ok. In the sandbox tok_ok pays and tok_declined is declined."
@@ -22,37 +18,54 @@ TOKEN_HELP = (
 class PlaceOrderForm(forms.Form):
     # Names the order before it exists, so that sending the form twice places one order.
     order_id = forms.UUIDField(required=False, widget=forms.HiddenInput, initial=uuid4)
-    customer_email = forms.EmailField(max_length=254, label="Customer's e-mail", widget=AdminEmailInputWidget)
+    # The total on the page as it was sent, written by place.js. Only compared, so it may hold anything.
+    shown_total = forms.Field(required=False, widget=forms.HiddenInput)
+    customer_email = forms.EmailField(
+        max_length=254,
+        label="Customer's e-mail",
+        # The customer's, never that of the person at the desk.
+        widget=AdminEmailInputWidget(attrs={"autocomplete": "off"}),
+    )
     payment_token = forms.CharField(
-        max_length=200, required=False, widget=AdminTextInputWidget, help_text=TOKEN_HELP
+        max_length=200,
+        required=False,
+        widget=AdminTextInputWidget(attrs={"autocomplete": "off"}),
+        help_text=TOKEN_HELP,
     )
 
 
 class LineForm(forms.Form):
-    sku = forms.ChoiceField(label="Product")
-    quantity = forms.IntegerField(initial=1, min_value=1)
-
-    def __init__(self, *args: Any, choices: Sequence[tuple[str, str]], **options: Any) -> None:
-        super().__init__(*args, **options)
-        cast("forms.ChoiceField", self.fields["sku"]).choices = choices
+    # A plain field: place.js makes it a combobox, and without it the SKU is typed.
+    sku = forms.CharField(
+        label="Product",
+        max_length=40,
+        widget=forms.TextInput(
+            attrs={
+                "class": "place-sku",
+                "autocomplete": "off",
+                "autocapitalize": "characters",
+                "spellcheck": "false",
+                "placeholder": "SKU or name",
+            }
+        ),
+    )
+    quantity = forms.IntegerField(
+        initial=1,
+        min_value=1,
+        max_value=MAX_QUANTITY,
+        widget=forms.NumberInput(attrs={"class": "place-quantity", "inputmode": "numeric"}),
+    )
 
 
 LineFormSet = forms.formset_factory(LineForm, extra=3, max_num=MAX_LINES)
 
 
-def describe_products(products: Iterable[Product]) -> list[tuple[str, str]]:
-    """What a line can choose from: name, SKU, price and what is available."""
-    return [
-        ("", "Choose a product"),
-        *(
-            (
-                product.sku,
-                f"{product.name} ({product.sku}): {product.price} {settings.SHOP_CURRENCY}, "
-                f"{product.stock.available if hasattr(product, 'stock') else 0} available",
-            )
-            for product in products
-        ),
-    ]
+class ProductSearchForm(forms.Form):
+    """What the combobox asks for. `q` is another name of `term`."""
+
+    term = forms.CharField(max_length=200, required=False)
+    q = forms.CharField(max_length=200, required=False)
+    page = forms.IntegerField(min_value=1, max_value=10_000, required=False)
 
 
 def list_filled(lines: "forms.BaseFormSet[LineForm]") -> list[LineForm]:
@@ -78,38 +91,15 @@ def show_errors(form: PlaceOrderForm, lines: "forms.BaseFormSet[LineForm]", inva
                 form.add_error(field, message)
 
 
-class CancelForm(forms.Form):
-    orders = forms.ModelMultipleChoiceField(Order.objects.none(), widget=forms.MultipleHiddenInput)
-    reason = forms.CharField(
-        max_length=1000,
-        widget=AdminTextareaWidget(attrs={"rows": 3}),
-        help_text="Kept with the order. The customer does not see it.",
-    )
-
-    def __init__(self, *args: Any, queryset: OrderQuerySet, **options: Any) -> None:
-        super().__init__(*args, **options)
-        cast("forms.ModelMultipleChoiceField[Order]", self.fields["orders"]).queryset = queryset
-
-
-class UndoForm(forms.Form):
-    undo = forms.ChoiceField(choices=[(undo, undo) for undo in STEP_OF_UNDO], widget=forms.HiddenInput)
-
-
-class AcknowledgeForm(forms.Form):
-    subject = forms.CharField(max_length=60, widget=forms.HiddenInput)
-    reason = forms.CharField(
-        max_length=1000,
-        widget=AdminTextareaWidget(attrs={"rows": 3}),
-        help_text="What you found, and what was done about it.",
-    )
-
-
-class ResolveForm(UndoForm):
-    reason = forms.CharField(
-        max_length=1000, widget=AdminTextareaWidget(attrs={"rows": 3}), help_text="What you did instead."
-    )
-    reference = forms.CharField(
-        max_length=200,
-        widget=AdminTextInputWidget,
-        help_text="Where it can be found: the number of a bank transfer, a voucher, a ticket.",
-    )
+def list_errors(form: PlaceOrderForm, lines: "forms.BaseFormSet[LineForm]") -> list[tuple[str, str, str]]:
+    """Every error as (id of the field, what it is about, message), in the order of the page."""
+    parts: list[tuple[str, forms.Form]] = [("", form)]
+    parts += [(f"line {number}", line) for number, line in enumerate(lines, start=1)]
+    found: list[tuple[str, str, str]] = []
+    for part, fields in parts:
+        for name, messages in fields.errors.items():
+            bound = fields[name] if name in fields.fields else None
+            about = ", ".join(filter(None, [part, str(bound.label).lower() if bound and part else ""]))
+            label = about.capitalize() or (str(bound.label) if bound else "")
+            found += [(bound.id_for_label if bound else "", label, str(message)) for message in messages]
+    return found + [("lines-group", "Lines", str(message)) for message in lines.non_form_errors()]

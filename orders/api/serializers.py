@@ -8,8 +8,9 @@ from rest_framework.fields import empty
 from rest_framework.reverse import reverse
 
 from inventory.models import Product
-from orders import selectors
+from orders import previews, selectors
 from orders.models import Order, OrderLine
+from orders.permissions import SEE_FLAGS, SEE_OUTBOX, SEE_PAYMENTS
 from orders.selectors import TrailStep
 from orders.services import MAX_QUANTITY
 from payments.models import Payment
@@ -105,9 +106,11 @@ class TrailStepSerializer(serializers.Serializer[TrailStep]):
 
 
 class OrderSerializer(serializers.ModelSerializer[Order]):
-    """An order with its trail, as `selectors.list_orders` reads it."""
+    """An order with its trail, as `selectors.list_orders` reads it. The payment is for who placed the order
+    and who may see payments; why it needs attention is for staff who may see that in the admin."""
 
     cancel_requested = serializers.SerializerMethodField()
+    cancel_awaits_approval = serializers.SerializerMethodField()
     needs_attention = serializers.BooleanField(source="attention")
     attention_reasons = serializers.SerializerMethodField()
     lines = LineSerializer(many=True)
@@ -128,6 +131,7 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
             "completed_at",
             "shipped_at",
             "cancel_requested",
+            "cancel_awaits_approval",
             "rolled_back_at",
             "failed_step",
             "failure",
@@ -142,12 +146,18 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
     def get_cancel_requested(self, order: Order) -> bool:
         return order.cancel_requested_at is not None
 
+    def get_cancel_awaits_approval(self, order: Order) -> bool:
+        return previews.find_open_request(order) is not None
+
     def get_attention_reasons(self, order: Order) -> list[str]:
-        return selectors.list_attention_reasons(order)
+        may_see = self.context["request"].user.has_perms([SEE_FLAGS, SEE_OUTBOX])
+        return selectors.list_attention_reasons(order) if may_see else []
 
     def get_payment(self, order: Order) -> dict[str, Any] | None:
+        user = self.context["request"].user
+        may_see = order.placed_by_id == user.pk or user.has_perm(SEE_PAYMENTS)
         payment = getattr(order, "payment", None)
-        return PaymentSerializer(payment).data if payment else None
+        return PaymentSerializer(payment).data if payment and may_see else None
 
     def get_trail(self, order: Order) -> list[dict[str, Any]]:
         return [TrailStepSerializer(step).data for step in selectors.summarise_trail(order.trail.all())]

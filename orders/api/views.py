@@ -72,7 +72,10 @@ class OrderView(APIView):
 
 
 class OrderCancelView(APIView):
-    """Cancel an order: one's own, or any with the permission that the admin asks for, too."""
+    """Cancel an order: one's own, or any with the permission that the admin asks for, too.
+
+    What staff cancel may await a second person's approval first; the answer then says so.
+    """
 
     def post(self, request: Request, order_id: UUID) -> Response:
         order = _find_order(request, order_id)
@@ -81,9 +84,11 @@ class OrderCancelView(APIView):
             raise PermissionDenied("You may not cancel other people's orders.")
         serializer = CancelSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        decision = desk.cancel_order(
-            order_id=order.pk, actor=user.get_username(), reason=serializer.validated_data["reason"]
-        )
+        reason = serializer.validated_data["reason"]
+        if user.is_staff or order.placed_by_id != user.pk:
+            decision = desk.cancel_order_as_staff(order_id=order.pk, staff=user, reason=reason)
+        else:
+            decision = desk.cancel_order(order_id=order.pk, actor=user.get_username(), reason=reason)
         return _show(request, order.pk, accepted=decision.changed)
 
 

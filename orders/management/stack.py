@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.db import connection
 
@@ -23,6 +23,8 @@ from inventory.catalogue import seed_catalogue
 
 DEMO_USER = "demo"
 DEMO_PASSWORD = "demo"  # noqa: S105 (a log-in for the developer's own machine, printed on the screen)
+# The groups orders/migrations/0004_roles.py makes; the demo has one user of each, with its name as password.
+DEMO_ROLES = ["viewer", "support", "warehouse", "finance", "manager"]
 WEB_PORT = 8000
 SCHEMA_LOCK = 0x0DE5  # any number, the same in every process that migrates
 
@@ -44,13 +46,23 @@ def prepare_database() -> None:
 
 
 def make_demo_user() -> None:
-    """The administrator whose log-in the demo prints. Only ever made by `demo` and `dev`."""
-    user, is_new = User.objects.get_or_create(
-        username=DEMO_USER, defaults={"email": "demo@shop.example", "is_staff": True, "is_superuser": True}
-    )
-    if is_new:
-        user.set_password(DEMO_PASSWORD)
-        user.save()
+    """The administrator whose log-in the demo prints, and a user of each role whose group is there.
+
+    Only ever made by `demo` and `dev`. A user who exists is left as he is.
+    """
+    logins: list[tuple[str, str, bool]] = [
+        (DEMO_USER, DEMO_PASSWORD, True),
+        *((role, role, False) for role in DEMO_ROLES),
+    ]
+    for name, password, is_superuser in logins:
+        user, is_new = User.objects.get_or_create(
+            username=name,
+            defaults={"email": f"{name}@shop.example", "is_staff": True, "is_superuser": is_superuser},
+        )
+        if is_new:
+            user.set_password(password)
+            user.save()
+            user.groups.set(Group.objects.filter(name=name))
 
 
 def find_free_port(wanted: int) -> int:

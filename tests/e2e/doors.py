@@ -1,9 +1,13 @@
 """What the tests of the admin and the API share: staff, customers, orders in a given state."""
 
+import importlib
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+from django.apps import apps
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client as Browser
 from django.utils import timezone
 
@@ -17,6 +21,12 @@ def make_user(name: str, *permissions: str, staff: bool = False, superuser: bool
     user = User.objects.create_user(name, password=PASSWORD, is_staff=staff, is_superuser=superuser)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     return user
+
+
+def restore_roles() -> None:
+    """Make the groups again: a test that really commits ends with every table emptied."""
+    migration = importlib.import_module("orders.migrations.0004_roles")
+    migration.make_roles(apps, SimpleNamespace(connection=connection))
 
 
 def log_in(name: str, *permissions: str, superuser: bool = False) -> Browser:
@@ -38,12 +48,23 @@ def set_status(order: Order, status: str) -> None:
 
 LIST = "/admin/orders/order/"
 ADD = f"{LIST}add/"
-CANCEL = f"{LIST}cancel/"
-ROLLED_BACK = f"{LIST}rolled-back/"
+ROLLED_BACK = "/admin/orders/rollback/"
 
 
 def page_of(order: Order) -> str:
     return f"{LIST}{order.pk}/change/"
+
+
+def act_on(slug: str) -> str:
+    """Where an action is previewed and confirmed."""
+    return f"{LIST}act/{slug}/"
+
+
+def confirmation(
+    *orders: Order, part: str = "", reason: str = "customer called", **more: str
+) -> dict[str, Any]:
+    """What the confirmation page posts."""
+    return {"target": [f"{order.pk} {part}".strip() for order in orders], "reason": reason, **more}
 
 
 def order_form(*lines: tuple[str, object], **changes: Any) -> dict[str, Any]:
@@ -57,3 +78,8 @@ def order_form(*lines: tuple[str, object], **changes: Any) -> dict[str, Any]:
     for index, (sku, quantity) in enumerate(lines):
         form |= {f"lines-{index}-sku": sku, f"lines-{index}-quantity": quantity}
     return {**form, **changes}
+
+
+def read_messages(response: Any) -> list[str]:
+    """What the page says it has done, and what not."""
+    return [str(message) for message in response.context["messages"]]

@@ -17,10 +17,11 @@ from orders import desk
 from orders.api.errors import answer_problem
 from orders.api.parsers import MAX_BODY
 from orders.dispatch import sweep
-from orders.models import Order, OrderAction, OrderStatus, OutboxMessage
+from orders.models import AttentionFlag, Order, OrderAction, OrderStatus, OutboxMessage
 from orders.services import Item
+from payments.models import Payment
 from tests.conftest import until
-from tests.e2e.doors import PASSWORD, make_user, set_status
+from tests.e2e.doors import make_user, set_status
 
 PRODUCTS = "/api/v1/products/"
 ORDERS = "/api/v1/orders/"
@@ -271,6 +272,27 @@ def test_another_users_order_does_not_exist_and_those_with_the_permission_see_al
     assert order.cancel_requested_at is None
 
 
+def test_an_order_shows_its_payment_and_its_troubles_to_those_who_may_see_them(
+    ada: User, api: APIClient
+) -> None:
+    order = make_order(ada)
+    Payment.objects.create(order=order, amount=29, currency="EUR", token="tok_ok")
+    AttentionFlag.objects.raise_flag(order.pk, "refund_payment", "the bank refuses ch_1")
+
+    def read(client: APIClient) -> tuple[bool, list[str], bool]:
+        body = client.get(f"{ORDERS}{order.pk}/").json()
+        return body["payment"] is not None, body["attention_reasons"], body["needs_attention"]
+
+    def hire(name: str, *permissions: str) -> APIClient:
+        return client_of(make_user(name, "view_order", *permissions, staff=True))
+
+    troubles = ["view_attentionflag", "view_outboxmessage"]
+    assert read(api) == (True, [], True)
+    assert read(hire("packer")) == (False, [], True)
+    assert read(hire("clerk", "view_payment")) == (True, [], True)
+    assert read(hire("fixer", *troubles)) == (False, ["the bank refuses ch_1"], True)
+
+
 def test_staff_need_the_permission_to_cancel_other_peoples_orders(ada: User) -> None:
     address = f"{ORDERS}{make_order(ada).pk}/cancel/"
     clerk = client_of(make_user("clerk", "view_order", staff=True))
@@ -281,7 +303,7 @@ def test_staff_need_the_permission_to_cancel_other_peoples_orders(ada: User) -> 
 
 def test_a_session_works_and_needs_its_csrf_token(ada: User) -> None:
     client = APIClient(enforce_csrf_checks=True)
-    client.login(username="ada", password=PASSWORD)
+    client.force_login(ada)
     assert client.get(PRODUCTS).status_code == 200
     problem = read_problem(client.post(ORDERS, order_body(), format="json"), 403)
     assert "CSRF" in problem["detail"]

@@ -204,7 +204,8 @@ PAUSES = {
     # Where an attempt of each step can be held: at the lock of its own key, before any effect.
     step: ("orders_stepkey", "INSERT", f"NEW.step = '{step}'")
     for step in ("create_order", "reserve_inventory", "process_payment", "send_confirmation_email")
-}
+} | {"charged": ("payments_paymentevent", "INSERT", "NEW.kind = 'charged'")}
+NEVER_CHARGED = [("refund_payment", "nothing_to_undo"), *ALL_UNDONE[1:]]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,8 @@ PAUSES = {
     [
         ("create_order", [("cancel_order", "done"), ("send_cancellation_email", "done")]),
         ("reserve_inventory", ALL_UNDONE[1:]),
-        ("process_payment", ALL_UNDONE),
+        ("process_payment", NEVER_CHARGED),  # whoever has cancelled is not charged any more
+        ("charged", ALL_UNDONE),
         ("send_confirmation_email", ALL_UNDONE),
     ],
 )

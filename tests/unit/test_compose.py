@@ -48,7 +48,7 @@ def read_settings_variables() -> dict[str, str | None]:
     for call in ast.walk(ast.parse((PROJECT / "config" / "settings.py").read_text())):
         if not isinstance(call, ast.Call):
             continue
-        if ast.unparse(call.func) not in {"os.environ.get", "read_flag", "read_list"}:
+        if ast.unparse(call.func) not in {"os.environ.get", "read_flag", "read_list", "read_amount"}:
             continue
         if not isinstance(call.args[0], ast.Constant):
             continue

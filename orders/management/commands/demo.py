@@ -15,7 +15,14 @@ from django.db import OperationalError
 from config.embedded import find_data_dir
 from inventory.catalogue import seed_catalogue
 from orders import desk, selectors
-from orders.management.stack import DEMO_PASSWORD, DEMO_USER, Stack, StackError, prepare_database
+from orders.management.stack import (
+    DEMO_PASSWORD,
+    DEMO_ROLES,
+    DEMO_USER,
+    Stack,
+    StackError,
+    prepare_database,
+)
 from orders.models import Order, OrderStatus, StepKind, StepState
 from orders.selectors import TrailStep
 from orders.services import Item
@@ -157,6 +164,7 @@ class Command(BaseCommand):
     def show_addresses(self, address: str) -> None:
         """Where to look, and how to log in."""
         self.say(f"\n  Admin        {address}/admin/   log in as {DEMO_USER} / {DEMO_PASSWORD}")
+        self.say(f"               one user of each role, the password is the name: {', '.join(DEMO_ROLES)}")
         self.say(f"  API          {address}/api/v1/products/")
         if settings.TEMPORAL_UI_URL:
             self.say(f"  Temporal UI  {settings.TEMPORAL_UI_URL}   server {settings.TEMPORAL_ADDRESS}")

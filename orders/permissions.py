@@ -1,0 +1,23 @@
+"""Which permission each action of the desk needs: one table for the pages that offer and those that act."""
+
+PERMISSIONS: dict[str, str] = {
+    "cancel": "orders.cancel_order",
+    "ship": "orders.ship_order",
+    "retry": "orders.retry_undo",
+    "resolve": "orders.resolve_undo",
+    "resend": "orders.resend_email",
+    "acknowledge": "orders.retry_undo",
+    "approve": "orders.approve_refund",
+    "reject": "orders.approve_refund",
+    # Only whoever asked for the cancel, on top of it.
+    "withdraw": "orders.cancel_order",
+    "stock": "inventory.adjust_stock",
+}
+# Cancelling an order whose payment has been taken gives money back, which takes a permission of its own.
+REFUND = "orders.refund_order"
+# Seeing an order does not include what was paid for it, who did what to it, and what was found amiss.
+SEE_PAYMENTS = "payments.view_payment"
+SEE_DEEDS = "orders.view_orderaction"
+SEE_REQUESTS = "orders.view_cancelrequest"
+SEE_FLAGS = "orders.view_attentionflag"
+SEE_OUTBOX = "orders.view_outboxmessage"
