@@ -5,63 +5,26 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from rest_framework.authtoken.models import Token
 from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
 from rest_framework.test import APIClient, APIRequestFactory
-from temporalio.client import Client
 
-from config.temporal import run_on_database_thread
 from inventory.models import Product
-from orders import desk
 from orders.api.errors import answer_problem
 from orders.api.parsers import MAX_BODY
-from orders.dispatch import sweep
-from orders.models import AttentionFlag, Order, OrderAction, OrderStatus, OutboxMessage
-from orders.services import Item
+from orders.models import AttentionFlag, Order, OrderAction, OutboxMessage
 from payments.models import Payment
-from tests.conftest import until
-from tests.e2e.doors import make_user, set_status
-
-PRODUCTS = "/api/v1/products/"
-ORDERS = "/api/v1/orders/"
-MISSING = "/api/v1/orders/00000000-0000-4000-8000-000000000000/"
-
-
-def client_of(user: User) -> APIClient:
-    """A client that logs in with an API token."""
-    client = APIClient()
-    client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.get_or_create(user=user)[0].key}")
-    return client
-
-
-def order_body(**changes: Any) -> dict[str, Any]:
-    return {"customer_email": "ada@example.com", "items": [{"sku": "MUG-STONE", "quantity": 2}], **changes}
-
-
-def make_order(user: User | None, status: str = OrderStatus.PENDING) -> Order:
-    """An order of two mugs as the saga would have left it in `status`."""
-    order = desk.place_order(
-        customer_email="ada@example.com", items=[Item("MUG-STONE", 2)], actor="test", placed_by=user
-    ).order
-    set_status(order, status)
-    return order
-
-
-def read_problem(response: Any, status: int) -> dict[str, Any]:
-    """The problem in the answer, checked for what RFC 9457 and this API promise of every error."""
-    assert response.status_code == status, response.content
-    assert response.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = json.loads(response.content)
-    assert problem["status"] == status
-    assert problem["type"]
-    assert problem["title"]
-    assert problem["instance"].startswith("/api/v1/")
-    return problem
-
-
-def read_pointers(response: Any) -> set[str]:
-    return {error["pointer"] for error in read_problem(response, 400)["errors"]}
+from tests.e2e.api import (
+    MISSING,
+    ORDERS,
+    PRODUCTS,
+    client_of,
+    make_order,
+    order_body,
+    read_pointers,
+    read_problem,
+)
+from tests.e2e.doors import make_user
 
 
 @pytest.fixture
@@ -197,6 +160,14 @@ def test_what_is_not_json_is_refused(api: APIClient, body: bytes) -> None:
 def test_a_body_that_is_too_large_is_refused(api: APIClient) -> None:
     response = api.post(ORDERS, b" " * (MAX_BODY + 1), content_type="application/json")
     read_problem(response, 413)
+
+
+def test_unknown_fields_are_refused(ada: User, api: APIClient) -> None:
+    """A slip in `payment_token` must not pay with the default."""
+    body = {"customer_email": "ada@example.com", "items": [{"sku": "TEE-M", "quantity": 1}]}
+    problem = read_problem(api.post(ORDERS, {**body, "payment_tokn": "tok_declined"}, format="json"), 400)
+    assert problem["errors"][0]["pointer"] == "#/payment_tokn"
+    assert not Order.objects.exists()
 
 
 # --- errors that are not about the body ------------------------------------------------------------------
@@ -354,70 +325,3 @@ def test_cancelling_twice_cancels_once(api: APIClient, ada: User) -> None:
 def test_cancelling_needs_a_reason(api: APIClient, ada: User, body: dict[str, Any]) -> None:
     order = make_order(ada)
     assert read_pointers(api.post(f"{ORDERS}{order.pk}/cancel/", body, format="json")) == {"#/reason"}
-
-
-# --- the whole way ---------------------------------------------------------------------------------------
-
-
-async def post(client: APIClient, address: str, body: dict[str, Any]) -> Any:
-    return await run_on_database_thread(lambda: client.post(address, body, format="json"))
-
-
-async def follow(client: APIClient, address: str, status: str, last_step: str) -> dict[str, Any]:
-    """Poll the order until it has `status` and `last_step` is in its trail."""
-
-    async def look() -> dict[str, Any] | None:
-        body: dict[str, Any] = (await run_on_database_thread(lambda: client.get(address))).json()
-        there = body["status"] == status and body["trail"] and body["trail"][-1]["name"] == last_step
-        return body if there else None
-
-    found: dict[str, Any] = await until(look, what=f"status {status}")
-    return found
-
-
-async def test_an_order_goes_through_and_is_cancelled_again(worker: Client) -> None:
-    client = await run_on_database_thread(lambda: client_of(make_user("ada")))
-    response = await post(client, ORDERS, order_body(payment_token="tok_ok"))
-    address = response.headers["Location"]
-    await sweep(worker)
-    body = await follow(client, address, "completed", "complete_order")
-    assert [(step["name"], step["kind"], step["status"], step["attempts"]) for step in body["trail"]] == [
-        ("create_order", "step", "done", 1),
-        ("reserve_inventory", "step", "done", 1),
-        ("process_payment", "step", "done", 1),
-        ("send_confirmation_email", "step", "done", 1),
-        ("complete_order", "step", "done", 1),
-    ]
-    assert body["payment"] == {"state": "charged", "amount": "29.00", "currency": "EUR"}
-
-    response = await post(client, address + "cancel/", {"reason": "changed my mind"})
-    assert (response.status_code, response.json()["status"]) == (202, "cancelling")
-    await sweep(worker)
-    body = await follow(client, address, "cancelled", "send_cancellation_email")
-    assert [step["name"] for step in body["trail"] if step["kind"] == "undo"] == [
-        "refund_payment",
-        "release_inventory",
-        "cancel_order",
-        "send_cancellation_email",
-    ]
-    assert body["payment"]["state"] == "refunded"
-
-
-async def test_a_declined_order_names_the_step_that_failed(worker: Client) -> None:
-    client = await run_on_database_thread(lambda: client_of(make_user("ada")))
-    response = await post(client, ORDERS, order_body(items=[{"sku": "LAPTOP-14", "quantity": 2}]))
-    await sweep(worker)
-    body = await follow(client, response.headers["Location"], "cancelled", "send_cancellation_email")
-    assert body["failed_step"] == "process_payment"
-    assert body["failure"]
-    failed = next(step for step in body["trail"] if step["name"] == "process_payment")
-    assert failed["status"] == "failed"
-    assert failed["error"].startswith("PaymentRefused: ")
-
-
-def test_unknown_fields_are_refused(ada: User, api: APIClient) -> None:
-    """A slip in `payment_token` must not pay with the default."""
-    body = {"customer_email": "ada@example.com", "items": [{"sku": "TEE-M", "quantity": 1}]}
-    problem = read_problem(api.post(ORDERS, {**body, "payment_tokn": "tok_declined"}, format="json"), 400)
-    assert problem["errors"][0]["pointer"] == "#/payment_tokn"
-    assert not Order.objects.exists()

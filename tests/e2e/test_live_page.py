@@ -4,8 +4,10 @@ import re
 from uuid import uuid4
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client as Browser
 
+from notifications.models import EmailMessage
 from orders.models import (
     AttentionFlag,
     StepState,
@@ -14,6 +16,7 @@ from tests.desk import place
 from tests.e2e.doors import LIST, log_in, set_status
 from tests.e2e.order_page import (
     SECTION,
+    ask_to_cancel,
     live_of,
     make_stuck,
     read,
@@ -91,3 +94,23 @@ def test_the_page_goes_on_asking_until_the_saga_has_nothing_left_to_do(
     for page in (read(boss, order), boss.get(live_of(order)).content.decode()):
         assert re.findall(r'data-live-state="(\w+)"', page) == [state]
     assert ("Reload" in read(boss, order)) == (state == "running")
+
+
+def test_page_is_followed_while_something_that_a_person_set_going_is_under_way(boss: Browser) -> None:
+    """The saga is final; a copy of its mail, or a cancel that awaits approval, is not."""
+    order = place()
+    set_status(order, "completed")
+    mail = write_mail(order)
+
+    def read_state() -> str:
+        found = re.search(r'data-live-state="(\w+)"', boss.get(live_of(order)).content.decode())
+        assert found is not None
+        return found[1]
+
+    assert read_state() == "final"
+    copy = write_mail(order, copy=1, state="pending", sent_at=None)
+    assert read_state() == "running"
+    EmailMessage.objects.filter(pk=copy.pk).update(state="sent", sent_at=mail.sent_at)
+    assert read_state() == "final"
+    ask_to_cancel(order, User.objects.get(username="boss"))
+    assert read_state() == "running"

@@ -1,7 +1,6 @@
 """The work queue: every kind of trouble becomes one sentence with the actions a person may take."""
 
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,23 +13,21 @@ from inventory.catalogue import seed_catalogue
 from inventory.models import Product
 from inventory.services import adjust_stock
 from notifications.services import prepare_confirmation
-from orders import repairs, today
+from orders import repairs
 from orders.attention import LIMIT, list_work
 from orders.models import (
     AttentionFlag,
     CancelRequest,
     Order,
     OutboxMessage,
-    StepKind,
-    StepState,
     TrailEntry,
 )
-from orders.sentences import WorkItem, WorkKind
+from orders.sentences import WorkKind
 from orders.trail import flag_repeated
 from payments import services as payments
-from payments.gateways.protocol import Charge
 from tests.desk import place
 from tests.e2e.doors import make_user, set_status
+from tests.trouble import VIEWS, ask_to_cancel, charge, fail, make_old, only, slugs
 
 pytestmark = pytest.mark.django_db
 
@@ -44,72 +41,6 @@ def shop_without_saga(settings: Any) -> None:
 @pytest.fixture
 def boss() -> User:
     return make_user("boss", superuser=True)
-
-
-# --- trouble, made as the saga and the desk make it -------------------------------------------------------
-
-
-def charge(order: Order) -> None:
-    """The payment's row and the charge, as `process_payment` leaves them."""
-    payments.start_charge(order_id=order.pk)
-    payments.record_charge(
-        order_id=order.pk,
-        charge=Charge(
-            id=f"ch_{order.number}",
-            key=payments.charge_key(order.pk),
-            amount_minor=payments.to_minor(order.total),
-            currency="EUR",
-            refunded_minor=0,
-        ),
-    )
-
-
-def fail(order: Order, name: str, error: str, *, attempts: int = 12, **changes: Any) -> None:
-    """A step or undo that has failed so often that the order was flagged."""
-    now = timezone.now()
-    kind = StepKind.STEP if name in ("create_order", "process_payment") else StepKind.UNDO
-    TrailEntry.objects.create(
-        **{
-            "order": order,
-            "name": name,
-            "kind": kind,
-            "state": StepState.FAILED,
-            "attempts": attempts,
-            "started_at": now,
-            "finished_at": now,
-            "error_type": "GatewayDown",
-            "error": error,
-            **changes,
-        }
-    )
-    flag_repeated(order_id=str(order.pk), activity=name, number=attempts + 1)
-
-
-def make_old(order: Order, **ages: float) -> None:
-    """Move the order into the past: `accepted_at=600` seconds ago; its message was delivered at once."""
-    now = timezone.now()
-    Order.objects.filter(pk=order.pk).update(
-        **{name: now - timedelta(seconds=age) for name, age in ages.items()}
-    )
-    OutboxMessage.objects.filter(order=order).update(delivered_at=now)
-
-
-# What a viewer of orders sees of the queue.
-VIEWS = ("view_order", "view_attentionflag", "view_cancelrequest", "view_outboxmessage")
-
-
-def ask_to_cancel(order: Order, user: User, reason: str, refund: str = "900.00") -> CancelRequest:
-    return CancelRequest.objects.create(order=order, refund=Decimal(refund), reason=reason, requested_by=user)
-
-
-def only(items: list[WorkItem]) -> WorkItem:
-    """The only item of the queue."""
-    assert len(items) == 1, [item.sentence for item in items]
-    return items[0]
-
-
-def slugs(item: WorkItem) -> list[str]:
-    return [action.slug for action in item.actions]
 
 
 # --- each kind ---------------------------------------------------------------------------------------------
@@ -459,40 +390,3 @@ def test_long_reasons_are_cut(boss: User) -> None:
     set_status(order, "completed")
     ask_to_cancel(order, boss, "damaged " * 200)
     assert len(only(list_work(boss).items).sentence) < 300
-
-
-# --- numbers -----------------------------------------------------------------------------------------------
-
-
-def test_numbers_of_today_leave_yesterday_out(settings: Any) -> None:
-    settings.TIME_ZONE = "Europe/Berlin"
-    kept, undone, before = place(), place(), place()
-    charge(kept)
-    charge(undone)
-    set_status(undone, "cancelled")
-    payments.start_refund(order_id=undone.pk)
-    payments.settle_refund_outside(order_id=undone.pk, reference="bank", note="by hand")
-    set_status(before, "completed")
-    make_old(before, accepted_at=30 * 3600)
-    numbers = today.count_orders()
-    assert (numbers.accepted.today, numbers.rollbacks.today) == (2, 1)
-    assert (numbers.undone, numbers.undone_percent, numbers.in_progress) == (1, 50, 1)
-    assert today.sum_money().today == Decimal("400.00")
-
-
-def test_yesterday_counts_up_to_this_time_of_day() -> None:
-    earlier, later = place(), place()
-    make_old(earlier, accepted_at=86_400 + 1)
-    make_old(later, accepted_at=86_400 - 60)
-    now = timezone.localtime()
-    numbers = today.count_orders()
-    was_yesterday = (now - timedelta(days=1, seconds=1)).date() == (now - timedelta(days=1)).date()
-    assert numbers.accepted.yesterday == (1 if was_yesterday else 0)
-
-
-def test_backlog_is_what_temporal_has_to_be_told() -> None:
-    assert today.measure_backlog() == today.Backlog(0, None)
-    first, _ = place(), place()
-    backlog = today.measure_backlog()
-    assert backlog.count == 2
-    assert backlog.oldest == OutboxMessage.objects.get(order=first).created_at
