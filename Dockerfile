@@ -22,4 +22,4 @@ WORKDIR /srv/order-desk
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 EXPOSE 8000
-CMD ["gunicorn", "config.wsgi", "--bind=0.0.0.0:8000", "--no-control-socket"]
+CMD ["gunicorn", "--config=config/gunicorn.py", "--bind=0.0.0.0:8000"]

@@ -1,12 +1,15 @@
 """What the admin pages of all apps share: pages that only show, and nothing deleted in bulk."""
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.helpers import AdminForm
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.utils import get_fields_from_path
 from django.core.exceptions import ValidationError
 from django.db import DataError, transaction
 from django.db.models import QuerySet
@@ -22,9 +25,33 @@ logger = logging.getLogger("config.admin")
 admin.site.disable_action("delete_selected")
 
 
+def list_offered_parameters(page: Any, request: HttpRequest) -> Iterator[str]:
+    """The parameters that a list's own filters, dates and links have."""
+    yield "pk"
+    yield from getattr(page, "linked_lookups", ())
+    if page.date_hierarchy:
+        yield from (f"{page.date_hierarchy}__{part}" for part in ("year", "month", "day"))
+    for offered in page.get_list_filter(request):
+        if isinstance(offered, type):
+            yield offered.parameter_name  # type: ignore[attr-defined]
+            continue
+        path, make = offered if isinstance(offered, tuple) else (offered, admin.FieldListFilter.create)
+        field: Any = get_fields_from_path(page.model, path)[-1]
+        yield from make(field, request, {}, page.model, page, field_path=path).expected_parameters()
+
+
+def allow_offered(page: Any, lookup: str, value: str, request: HttpRequest) -> bool:
+    """A list's `lookup_allowed`. The stock one lets a list be filtered by any field of its model, so that
+    whoever sees the list reads what it never shows (a secret, a token) letter by letter."""
+    return lookup in list_offered_parameters(page, request)
+
+
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Shows what happened. Nobody adds, changes or deletes it by hand."""
 
+    lookup_allowed = allow_offered
+    # Parameters that links of other pages have, beside those of the list's own filters.
+    linked_lookups: tuple[str, ...] = ()
     show_full_result_count = False
     # Where the order's number is, for lists that are searched by it.
     number_path = ""
@@ -50,7 +77,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 with transaction.atomic():
                     return super().changelist_view(request, extra_context)
             self.try_list(request)
-        except (ValueError, OverflowError, DataError, ValidationError) as error:
+        except (
+            ValueError, OverflowError, DataError, ValidationError, DisallowedModelAdminLookup
+        ) as error:  # fmt: skip
             logger.warning("a list was asked for with bad parameters: %s", error)
             messages.error(request, "The address had parameters that make no sense; this is the whole list.")
             return HttpResponseRedirect(request.path)

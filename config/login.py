@@ -18,13 +18,13 @@ MAX_NAME = 150
 
 
 def find_client_address(request: HttpRequest) -> str:
-    """The address wrong passwords are counted for.
+    """The address wrong passwords are counted for, and the API's requests without a valid key.
 
     Behind a proxy it is the last hop of X-Forwarded-For, which the proxy itself has written: what stands
     before it is the client's word.
     """
     hops = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if settings.BEHIND_PROXY else []
-    for candidate in (*hops[-1:], request.META.get("REMOTE_ADDR", "")):
+    for candidate in (*hops[-1:], request.META.get("REMOTE_ADDR") or ""):
         try:
             # Without the zone of a link-local address, which PostgreSQL does not know.
             return str(ip_address(candidate.strip().partition("%")[0]))

@@ -1,5 +1,6 @@
 """The only reader of the environment. Every variable is in the README's configuration table."""
 
+import math
 import os
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
@@ -36,6 +37,26 @@ def read_amount(name: str, *, default: str) -> Decimal | None:
     return amount
 
 
+def read_count(name: str, *, default: str) -> int:
+    """The variable as a whole number, 0 included; unset or empty means `default`."""
+    value = os.environ.get(name, "") or default
+    if not (value.isascii() and value.isdecimal()):
+        raise ImproperlyConfigured(f"{name} takes a whole number such as {default}, or 0; not {value!r}.")
+    return int(value)
+
+
+def read_seconds(name: str, *, default: str) -> float:
+    """The variable as a time above 0; unset or empty means `default`."""
+    value = os.environ.get(name, "") or default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ImproperlyConfigured(f"{name} takes seconds above 0 such as {default}; not {value!r}.")
+    return seconds
+
+
 def read_database(url: str) -> dict[str, Any]:
     """Django's DATABASES entry for a postgresql:// URL; the dummy engine where there is none.
 
@@ -49,6 +70,16 @@ def read_database(url: str) -> dict[str, Any]:
     timeout = round(float(os.environ.get("DATABASE_LOCK_TIMEOUT", "10")) * 1000)
     if timeout and "lock_timeout" not in options.get("options", ""):
         options["options"] = f"{options.get('options', '')} -c lock_timeout={timeout}".strip()
+    # A database that is gone without a word, its machine included, is noticed in seconds, not in minutes:
+    # what is answered meanwhile holds a thread. The URL may say otherwise. A socket file ignores these.
+    for name, value in {
+        "connect_timeout": "5",
+        "tcp_user_timeout": "15000",
+        "keepalives_idle": "15",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+    }.items():
+        options.setdefault(name, value)
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": options.pop("dbname", ""),
@@ -68,6 +99,8 @@ EMBEDDED = read_flag("ORDER_DESK_EMBEDDED", default=False)
 
 # Empty is refused by Django at first use: commands that sign nothing need no key.
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "")
+# Keys of before: what was signed with them, such as links to orders and sessions, still counts.
+SECRET_KEY_FALLBACKS = read_list("DJANGO_SECRET_KEY_FALLBACKS")
 DEBUG = read_flag("DJANGO_DEBUG", default=False)
 ALLOWED_HOSTS = read_list("DJANGO_ALLOWED_HOSTS") or (["localhost", "127.0.0.1", "[::1]"] if EMBEDDED else [])
 CSRF_TRUSTED_ORIGINS = read_list("DJANGO_CSRF_TRUSTED_ORIGINS")
@@ -81,7 +114,9 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "rest_framework",
-    "rest_framework.authtoken",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "csp",
     "config.apps.LogInsConfig",
     "orders",
@@ -91,7 +126,11 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    # First, so that redirects and static files have the headers, too.
+    # Before everything, so that all that is logged about a request has its id.
+    "config.requests.name_request",
+    # Around all that can fail: every error of the API is a problem document.
+    "orders.api.middleware.answer_api_problems",
+    # Early, so that redirects and static files have the headers, too.
     "csp.middleware.CSPMiddleware",
     "config.headers.set_permissions_policy",
     "django.middleware.security.SecurityMiddleware",
@@ -167,6 +206,7 @@ SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = HTTPS
+SESSION_ENGINE = "config.sessions"
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 if HTTPS:
@@ -175,6 +215,7 @@ if HTTPS:
 BEHIND_PROXY = read_flag("DJANGO_BEHIND_PROXY", default=False)
 if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+CSRF_FAILURE_VIEW = "orders.storefront.errors.show_csrf_failure"
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 # Scripts and styles come from our own files alone: text that got into a page can run nothing.
@@ -212,19 +253,62 @@ AXES_VERBOSE = False
 AXES_ENABLE_ADMIN = False  # orders/admin/staff.py has the one page that is needed
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": [
-        "rest_framework.authentication.TokenAuthentication",
-        "rest_framework.authentication.SessionAuthentication",
-    ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["orders.api.authentication.KeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["orders.api.authentication.HasScope"],
+    "UNAUTHENTICATED_USER": None,
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["orders.api.parsers.StrictJSONParser"],
+    "DEFAULT_METADATA_CLASS": "orders.api.options.NoMetadata",
+    "DEFAULT_SCHEMA_CLASS": "orders.api.schema.DeskSchema",
     "EXCEPTION_HANDLER": "orders.api.errors.answer_problem",
     "LIST_SERIALIZER_ERRORS_AS_DICT": True,
+    # An answer's form is asked for by Accept alone.
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Order Desk API",
+    "VERSION": "1",
+    # Markdown, kept beside the code it describes.
+    "DESCRIPTION": (BASE_DIR / "orders" / "api" / "description.md").read_text(),
+    "OAS_VERSION": "3.1.0",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_NAME_OVERRIDES": {
+        "OrderStatus": "orders.models.OrderStatus",
+        "StepState": "orders.models.StepState",
+        "StepKind": "orders.models.StepKind",
+        "PaymentState": "payments.models.PaymentState",
+        "EmailState": "notifications.models.EmailState",
+        "EmailKind": "notifications.models.EmailKind",
+    },
+    "SORT_OPERATION_PARAMETERS": False,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["orders.api.schema.list_paths"],
 }
 
+# --- the API ---
+# Seconds for which an Idempotency-Key is remembered at least; clients rely on a day.
+IDEMPOTENCY_KEEP = float(os.environ.get("IDEMPOTENCY_KEEP", "86400"))
+if not IDEMPOTENCY_KEEP >= 86400:
+    raise ImproperlyConfigured("IDEMPOTENCY_KEEP must be at least 86400 seconds: the API promises a day.")
+# Requests that may wait for an order at once (Prefer: wait) in each web process. Each keeps one of its
+# threads, so that this should be half of them at most.
+API_LONG_POLLS = int(os.environ.get("API_LONG_POLLS", "4"))
+
+# Requests a minute: of each client that has no number of its own, and of each address whose requests show
+# no valid key. 0: no limit.
+API_REQUESTS_PER_MINUTE = read_count("API_REQUESTS_PER_MINUTE", default="600")
+API_ANONYMOUS_REQUESTS_PER_MINUTE = read_count("API_ANONYMOUS_REQUESTS_PER_MINUTE", default="120")
+
 # --- the shop ---
+# Orders a minute from one address, declined ones and repeats of a form included; 0: no limit.
+SHOP_ORDERS_PER_MINUTE = read_count("SHOP_ORDERS_PER_MINUTE", default="30")
 SHOP_NAME = os.environ.get("SHOP_NAME", "Order Desk")
+# Where customers reach the shop, for links in mails: https://shop.example. Empty: mails carry no link.
+SHOP_URL = os.environ.get("SHOP_URL", "").rstrip("/")
+if SHOP_URL and not SHOP_URL.startswith(("https://", "http://")):
+    raise ImproperlyConfigured(f"SHOP_URL begins with https:// (or http://); {SHOP_URL!r} does not.")
 SHOP_CURRENCY = os.environ.get("SHOP_CURRENCY", "EUR")
 # Amounts have two places, so the currency must be one whose minor unit is a hundredth (ISO 4217).
 MINOR_UNITS = Decimal(100)
@@ -281,7 +365,31 @@ OUTBOX_FIRST_LEASE = 5.0
 OUTBOX_LEASE = 30.0
 OUTBOX_POLL_INTERVAL = float(os.environ.get("OUTBOX_POLL_INTERVAL", "0.5"))
 OUTBOX_RETRY_MAXIMUM = 10.0
-OUTBOX_ATTENTION_AFTER = 60.0
+OUTBOX_ATTENTION_AFTER = float(os.environ.get("OUTBOX_ATTENTION_AFTER", "60"))
+
+# --- housekeeping: what is deleted when it has served its time (seconds) ---
+HOUSEKEEPING_INTERVAL = read_seconds("HOUSEKEEPING_INTERVAL", default="600")
+
+# --- webhooks out (seconds) ---
+# On: also http://, and addresses of the own network. Clients could then have our workers call what only
+# they can reach.
+WEBHOOK_ALLOW_PRIVATE = read_flag("WEBHOOK_ALLOW_PRIVATE", default=False)
+WEBHOOK_TIMEOUT = read_seconds("WEBHOOK_TIMEOUT", default="10")
+# Outlasts an attempt and its record, so that nobody else sends what is being sent.
+WEBHOOK_LEASE = WEBHOOK_TIMEOUT * 3
+WEBHOOK_RETRY_INITIAL = read_seconds("WEBHOOK_RETRY_INITIAL", default="5")
+WEBHOOK_RETRY_MAXIMUM = read_seconds("WEBHOOK_RETRY_MAXIMUM", default="3600")
+WEBHOOK_GIVE_UP_AFTER = read_seconds("WEBHOOK_GIVE_UP_AFTER", default="259200")
+# Days after its last attempt for which a delivery that has ended is kept.
+WEBHOOK_KEEP = read_count("WEBHOOK_KEEP", default="90")
+if WEBHOOK_KEEP < 7:
+    raise ImproperlyConfigured("WEBHOOK_KEEP must be at least 7 days.")
+if WEBHOOK_RETRY_INITIAL > WEBHOOK_RETRY_MAXIMUM:
+    raise ImproperlyConfigured("WEBHOOK_RETRY_INITIAL must not be above WEBHOOK_RETRY_MAXIMUM.")
+if WEBHOOK_GIVE_UP_AFTER >= WEBHOOK_KEEP * 86400:
+    raise ImproperlyConfigured(
+        "WEBHOOK_GIVE_UP_AFTER (seconds) must be below WEBHOOK_KEEP (days): give up sooner, or keep longer."
+    )
 
 # --- workers ---
 WORKER_COUNT = int(os.environ.get("WORKER_COUNT", "4"))
@@ -294,8 +402,14 @@ WORKER_GRACE = float(os.environ.get("WORKER_GRACE", "20"))
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}{request_note} {message}", "style": "{"}},
+    "filters": {
+        "request": {"()": "config.requests.RequestIdFilter"},
+        "links": {"()": "config.access_log.LinkFilter"},
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request", "links"]}
+    },
     "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
     "loggers": {
         "axes": {"level": "WARNING"},

@@ -12,3 +12,8 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("orders.urls")),
 ]
+
+handler400 = "orders.storefront.errors.show_bad_request"
+handler403 = "orders.storefront.errors.show_forbidden"
+handler404 = "orders.storefront.errors.show_not_found"
+handler500 = "orders.storefront.errors.show_server_error"

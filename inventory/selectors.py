@@ -1,6 +1,6 @@
 """All reads of products and stock."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -34,24 +34,48 @@ def find_sold_products(skus: Collection[str]) -> dict[str, Product]:
 def search_offers(term: str, *, page: int, size: int) -> tuple[list[Offer], bool]:
     """One page (the first is 1) of what is sold and has every word of `term` in its SKU or its name, and
     whether there is more. A SKU that is the term, or begins with it, comes first."""
+    start = (page - 1) * size
+    products = _filter_sold(term).order_by(_rank(term), "sku")
+    offers = _read_offers(products[start : start + size + 1])
+    return offers[:size], len(offers) > size
+
+
+def search_products(term: str) -> QuerySet[Product]:
+    """What is sold and has every word of `term` in its SKU or its name, with its stock, by name; what
+    `search_offers` puts first comes first."""
+    products = _filter_sold(term).select_related("stock")
+    return products.order_by(_rank(term), "name", "sku") if term else products.order_by("name", "sku")
+
+
+def _filter_sold(term: str) -> QuerySet[Product]:
     products = Product.objects.filter(is_active=True)
     for word in term.split():
         products = products.filter(Q(sku__icontains=word) | Q(name__icontains=word))
-    rank = Case(
+    return products
+
+
+def _rank(term: str) -> Case:
+    return Case(
         When(sku=term, then=0),
         When(sku__iexact=term, then=1),
         When(sku__istartswith=term, then=2),
         default=3,
         output_field=IntegerField(),
     )
-    start = (page - 1) * size
-    offers = _read_offers(products.order_by(rank, "sku")[start : start + size + 1])
-    return offers[:size], len(offers) > size
 
 
 def find_offers(skus: Collection[str]) -> dict[str, Offer]:
     """The sold products among `skus` as offers, by SKU."""
     return {offer.sku: offer for offer in _read_offers(Product.objects.filter(sku__in=skus, is_active=True))}
+
+
+def find_shortages(quantities: Mapping[str, int]) -> dict[str, int]:
+    """How many units are available of each SKU that there are fewer of than asked for; none if all are there.
+
+    Advice, not a promise: the saga reserves.
+    """
+    available = {offer.sku: offer.available for offer in find_offers(quantities).values()}
+    return {sku: available[sku] for sku, wanted in quantities.items() if available.get(sku, wanted) < wanted}
 
 
 def _read_offers(products: QuerySet[Product]) -> list[Offer]:
@@ -68,6 +92,12 @@ def get_stock(product: Product) -> StockItem:
     """The product's stock; none of it when nothing was ever booked."""
     stock: StockItem = getattr(product, "stock", None) or StockItem(product=product)
     return stock
+
+
+def get_available(product: Product) -> int:
+    """How many units can be ordered; none when nothing was ever booked."""
+    stock: StockItem | None = getattr(product, "stock", None)
+    return stock.available if stock else 0
 
 
 # Availability that makes a product low, and sold out; one without a stock row has none.

@@ -13,6 +13,7 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 
 from notifications.models import EmailKind, EmailMessage, EmailState
+from orders.links import find_order_url
 from orders.models import AttentionFlag, Order, StepKey
 
 STEP = "send_confirmation_email"
@@ -51,6 +52,7 @@ def _store(order_id: UUID | str, kind: EmailKind) -> PreparedEmail:
             "lines": order.lines.all(),
             "shop_name": settings.SHOP_NAME,
             "refunded": _get_refunded(order_id),
+            "order_url": find_order_url(order.pk),
         }
         email = EmailMessage.objects.create(
             order=order,

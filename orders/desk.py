@@ -12,6 +12,7 @@ from django.db import transaction
 
 from orders import approvals, repairs, services
 from orders.dispatch import hand_over
+from orders.models import ApiClient
 from orders.services import Decision, Item
 
 
@@ -28,6 +29,7 @@ def place_order(
     items: Sequence[Item],
     actor: str,
     placed_by: User | None = None,
+    client: ApiClient | None = None,
     payment_token: str = "",
     order_id: UUID | None = None,
 ) -> Decision:
@@ -38,6 +40,7 @@ def place_order(
             items=items,
             actor=actor,
             placed_by=placed_by,
+            client=client,
             payment_token=payment_token,
             order_id=order_id,
         )

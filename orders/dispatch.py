@@ -86,6 +86,7 @@ async def start_saga(client: Client, message: OutboxMessage) -> None:
             ],
             id=message.workflow_id,
             task_queue=settings.SAGA_TASK_QUEUE,
+            memo={"request_id": message.request_id} if message.request_id else None,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             rpc_timeout=timedelta(seconds=settings.TEMPORAL_RPC_TIMEOUT),

@@ -11,9 +11,12 @@ from django.db.models.functions import Coalesce
 
 from inventory.models import Hold, HoldState, Product
 from orders.models import (
+    API_MARK,
+    CUSTOMER,
     FINISHED_STATES,
     STEPS,
     ActionKind,
+    ApiClient,
     AttentionFlag,
     CancelRequest,
     CancelRequestState,
@@ -123,6 +126,14 @@ def choose_attention() -> dict[str, tuple[str, Q]]:
     return {"1": ("Yes", needed), "0": ("No", ~needed)}
 
 
+def choose_client() -> dict[str, tuple[str, Q]]:
+    """By the client of the API that placed it; nothing to choose from where there are none."""
+    clients = {
+        str(pk): (f"{name} (API)", Q(client=pk)) for pk, name in ApiClient.objects.values_list("pk", "name")
+    }
+    return {"none": ("None: staff, storefront", Q(client=None)), **clients} if clients else {}
+
+
 def choose_failed_step() -> dict[str, tuple[str, Q]]:
     """By the step that failed; a cancel by a person is no failure of the step it came upon."""
     return {
@@ -145,13 +156,10 @@ def choose_error_type() -> dict[str, tuple[str, Q]]:
 
 def choose_trigger() -> dict[str, tuple[str, Q]]:
     """By who began the rollback, as `describe_trigger` says it."""
+    cancels = OrderAction.objects.filter(order=OuterRef("pk"), kind=ActionKind.CANCEL)
     by_customer = Q(placed_by__is_staff=False) & Q(
-        Exists(
-            OrderAction.objects.filter(
-                order=OuterRef("pk"), kind=ActionKind.CANCEL, actor=OuterRef("placed_by__username")
-            )
-        )
-    )
+        Exists(cancels.filter(actor=OuterRef("placed_by__username")))
+    ) | Q(Exists(cancels.filter(Q(actor=CUSTOMER) | Q(actor__endswith=API_MARK))))
     cancelled = Q(failure_type=CANCELLED_BY_A_PERSON)
     return {
         "person": ("A member of staff", cancelled & ~by_customer),
@@ -255,9 +263,13 @@ def describe_trigger(row: Any) -> tuple[str, str]:
     if row.cancelled_by is None:
         return "a cancel in Temporal", ""
     placed_by = row.placed_by
-    is_customer = placed_by and not placed_by.is_staff and placed_by.username == row.cancelled_by
+    is_customer = row.cancelled_by == CUSTOMER or (
+        placed_by and not placed_by.is_staff and placed_by.username == row.cancelled_by
+    )
+    # The shop that placed it, on the customer's behalf.
+    is_client = row.client_id is not None and row.cancelled_by.endswith(API_MARK)
     if not row.is_named:
-        return "the customer" if is_customer else "a member of staff", ""
+        return "the customer" if is_customer or is_client else "a member of staff", ""
     return "the customer" if is_customer else row.cancelled_by, row.cancel_reason
 
 

@@ -14,6 +14,7 @@ from django.core.validators import validate_email
 from django.db import transaction
 from django.utils import timezone
 
+from config.requests import read_request_id
 from inventory import selectors as inventory_selectors
 from inventory import services as inventory_services
 from notifications.models import EmailKind, EmailMessage, EmailState
@@ -22,6 +23,7 @@ from orders.models import (
     ALREADY_FINAL,
     STEPS,
     ActionKind,
+    ApiClient,
     AttentionFlag,
     CancelRequest,
     CancelRequestState,
@@ -35,6 +37,8 @@ from orders.models import (
     StepKind,
     StepState,
     TrailEntry,
+    WebhookDelivery,
+    WebhookEvent,
 )
 from orders.refusals import AlreadyUndone, CancelRequested, OrderNotSellable, StateConflict
 
@@ -85,6 +89,7 @@ def accept_order(
     items: Sequence[Item],
     actor: str,
     placed_by: User | None = None,
+    client: ApiClient | None = None,
     payment_token: str = "",
     order_id: UUID | None = None,
 ) -> Decision:
@@ -97,10 +102,15 @@ def accept_order(
     errors: dict[str, str] = {}
     try:
         validate_email(customer_email)
-        # Addresses outside ASCII need a mail server with SMTPUTF8, which nobody promises us.
-        customer_email.encode("ascii")
-    except (ValidationError, UnicodeEncodeError):
+    except ValidationError:
         errors["customer_email"] = "Give an e-mail address, for example ada@example.com."
+    # Outside ASCII: that needs a mail server with SMTPUTF8, which nobody promises us. Control characters,
+    # which quotes may hold, would break the mail's header.
+    if not (customer_email.isascii() and customer_email.isprintable()):
+        errors["customer_email"] = (
+            "Give an e-mail address in plain letters without accents, for example ada@example.com. "
+            "A domain such as bücher.example has one, too: xn--bcher-kva.example."
+        )
     if len(customer_email) > 254:
         errors["customer_email"] = "An e-mail address has at most 254 characters."
     if len(payment_token) > 200 or not (payment_token.isascii() and payment_token.isprintable()):
@@ -122,7 +132,9 @@ def accept_order(
     if not errors:
         total = sum((products[sku].price * quantity for sku, quantity in quantities.items()), Decimal(0))
         if total == 0:
-            errors["items"] = "The order's total is 0.00: there is nothing to pay, and so nothing to order."
+            errors["items"] = (
+                "The order's total is 0.00, and a payment takes at least 0.01: add something with a price."
+            )
         if total > MAX_TOTAL:
             errors["items"] = f"The order's total is above {MAX_TOTAL}; split it into several orders."
     if errors:
@@ -136,6 +148,7 @@ def accept_order(
             "total": total,
             "payment_token": payment_token or settings.PAYMENT_DEFAULT_TOKEN,
             "placed_by": placed_by,
+            "client": client,
         },
     )
     if not is_new:
@@ -167,6 +180,7 @@ def tell_temporal(
         name=name,
         workflow_id=workflow_id,
         argument=argument,
+        request_id=read_request_id(),
         next_attempt_at=timezone.now() + timedelta(seconds=settings.OUTBOX_FIRST_LEASE),
     )
 
@@ -220,6 +234,7 @@ def complete_order(*, order_id: UUID | str) -> None:
         if order.status == OrderStatus.CREATED:
             raise CancelRequested("a cancel was requested before the order was complete")
         raise AlreadyUndone(f"the order is {order.status}")
+    WebhookDelivery.objects.publish(order_id, WebhookEvent.COMPLETED)
     _close_running_steps(order_id)
     AttentionFlag.objects.clear_flag(order_id, *STEPS)
     delivered = EmailMessage.objects.filter(
@@ -282,7 +297,8 @@ def cancel_order(*, order_id: UUID | str) -> StepState:
     StepKey.objects.lock_undo(order_id, "create_order")
     # Every step has its tombstone by now, so none can begin after this.
     _close_running_steps(order_id)
-    _move(order_id, OrderStatus.CANCELLED, rolled_back_at=timezone.now())
+    if _move(order_id, OrderStatus.CANCELLED, rolled_back_at=timezone.now()):
+        WebhookDelivery.objects.publish(order_id, WebhookEvent.CANCELLED)
     return StepState.DONE
 
 

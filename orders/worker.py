@@ -1,11 +1,14 @@
-"""One worker process: sagas, activities and the dispatcher of the outbox."""
+"""One worker process: sagas, activities, the outbox's dispatcher, the webhooks' courier, and housekeeping."""
 
 import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -23,10 +26,12 @@ from notifications.activities import (
 )
 from orders.activities import begin_rollback, cancel_order, complete_order, create_order
 from orders.dispatch import run_dispatcher
+from orders.housekeeping import run_housekeeping
 from orders.sagas.cancel_order import CancelOrderSaga
 from orders.sagas.place_order import PlaceOrderSaga
 from orders.sagas.resend_email import ResendEmail
 from orders.trail import TrailInterceptor
+from orders.webhooks.courier import run_courier
 from payments.activities import process_payment, refund_payment
 
 logger = logging.getLogger("orders.worker")
@@ -73,6 +78,30 @@ def build_worker(
     )
 
 
+# Seconds until what has failed is started again: at first, and at most.
+START_AGAIN_AFTER = 1.0
+START_AGAIN_MAXIMUM = 60.0
+
+
+async def keep_running(name: str, run: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Run it until it ends or `stop` is set. Whatever it raises is logged, and it is started again: a fault
+    of one side job is no reason to end the sagas beside it."""
+    pause = START_AGAIN_AFTER
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            await run()
+        except Exception:
+            if time.monotonic() - began > START_AGAIN_MAXIMUM:  # it had been well for a while
+                pause = START_AGAIN_AFTER
+            logger.exception("%s failed and is started again in %.0f s; everything else goes on", name, pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            pause = min(pause * 2, START_AGAIN_MAXIMUM)
+        else:
+            return
+
+
 async def run_worker(*, index: int, stop: asyncio.Event) -> None:
     """Run until `stop` is set, then finish what is in flight within WORKER_GRACE seconds.
 
@@ -85,6 +114,10 @@ async def run_worker(*, index: int, stop: asyncio.Event) -> None:
     worker = build_worker(client, identity=identity)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(run_dispatcher(client, stop))
+        tasks.create_task(keep_running("housekeeping", partial(run_housekeeping, stop), stop))
+        tasks.create_task(
+            keep_running("the webhooks' courier", partial(run_courier, stop, worker=identity), stop)
+        )
         running = tasks.create_task(worker.run())
         logger.info("ready: %s on task queue %s", identity, settings.SAGA_TASK_QUEUE)
         await stop.wait()

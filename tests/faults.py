@@ -83,6 +83,10 @@ class Pause:
     def release(self) -> None:
         self.db.execute("SELECT pg_advisory_unlock_all()")
 
+    def arm(self) -> None:
+        """Hold the next one that comes, after a release."""
+        self.db.execute("SELECT pg_advisory_lock(%s)", [self.key])
+
 
 @contextmanager
 def pausing(table: str, event: str, *, when: str = "true", key: int = FIRST_PAUSE) -> Iterator[Pause]:
@@ -91,6 +95,31 @@ def pausing(table: str, event: str, *, when: str = "true", key: int = FIRST_PAUS
     with connect() as db:
         db.execute("SELECT pg_advisory_lock(%s)", [key])
         _create_trigger(db, name, table, event, when, f"PERFORM pg_advisory_xact_lock({key});")
+        pause = Pause(db, key)
+        try:
+            yield pause
+        finally:
+            pause.release()
+            _drop_trigger(db, name, table)
+
+
+@contextmanager
+def pausing_commit(table: str, *, key: int = FIRST_PAUSE + 1) -> Iterator[Pause]:
+    """The COMMIT of a transaction that has inserted into the table waits at a breakpoint.
+
+    Once it is released the database commits, whatever has become of the client that asked it to.
+    """
+    name = f"test_pause_{key}"
+    with connect() as db:
+        db.execute("SELECT pg_advisory_lock(%s)", [key])
+        db.execute(
+            f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
+            f"BEGIN PERFORM pg_advisory_xact_lock_shared({key}); RETURN NULL; END $$"
+        )
+        db.execute(
+            f"CREATE CONSTRAINT TRIGGER {name} AFTER INSERT ON {table} "
+            f"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {name}()"
+        )
         pause = Pause(db, key)
         try:
             yield pause

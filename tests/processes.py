@@ -93,6 +93,7 @@ def build_environment() -> dict[str, str]:
         "SAGA_RETRY_INITIAL",
         "SAGA_RETRY_MAXIMUM",
         "OUTBOX_POLL_INTERVAL",
+        "OUTBOX_ATTENTION_AFTER",
         "EMAIL_BACKEND",
     )
     return {

@@ -1,4 +1,4 @@
-"""Admin of orders: the order pages, the lists of what happened, and the people."""
+"""Admin of orders: the order pages, the lists of what happened, the API's clients, and the people."""
 
 from typing import Any
 
@@ -9,21 +9,31 @@ from django.utils.text import Truncator
 
 from config.admin import ReadOnlyAdmin, link_order, show_state
 from orders.admin import staff as staff
+from orders.admin.clients import ClientAdmin
+from orders.admin.deliveries import DeliveryAdmin
+from orders.admin.endpoints import EndpointAdmin
 from orders.admin.order import OrderAdmin
 from orders.admin.rollbacks import RollbackAdmin
 from orders.models import (
     STEP_OF_UNDO,
     STEPS,
+    ApiClient,
     CancelRequest,
     Order,
     OrderAction,
     OutboxMessage,
     Rollback,
     TrailEntry,
+    WebhookDelivery,
+    WebhookEndpoint,
 )
 
 admin.site.register(Order, OrderAdmin)
 admin.site.register(Rollback, RollbackAdmin)
+admin.site.register(ApiClient, ClientAdmin)
+admin.site.register(WebhookEndpoint, EndpointAdmin)
+# An endpoint's page leads to its deliveries.
+admin.site.register(WebhookDelivery, DeliveryAdmin, linked_lookups=("endpoint__id__exact",))
 
 
 class StepFilter(admin.SimpleListFilter):

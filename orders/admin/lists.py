@@ -11,6 +11,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -124,7 +125,7 @@ class OrderChangeList(ChangeList):
             raise ValueError("the search is not valid")
         try:
             super().__init__(request, *arguments, **options)
-        except IncorrectLookupParameters as error:
+        except (IncorrectLookupParameters, DisallowedModelAdminLookup) as error:
             raise ValueError(str(error)) from error
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
@@ -158,6 +159,7 @@ class OrderListAdmin(ReadOnlyAdmin):
         FailedStepFilter,
         ("accepted_at", PastDateFilter),
         make_filter(f"total ({settings.SHOP_CURRENCY})", "amount", choose_amount),
+        make_filter("client", "client", listing.choose_client),
     ]
     date_hierarchy = "accepted_at"
     empty_value_display = ""

@@ -1,4 +1,4 @@
-"""Admin of people: users, their roles, their API tokens, and log-ins that are locked. Superusers only."""
+"""Admin of people: users, their roles, and log-ins that are locked. Superusers only."""
 
 from typing import Any
 
@@ -13,10 +13,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from rest_framework.authtoken.admin import TokenAdmin
-from rest_framework.authtoken.models import TokenProxy
 
-from config.admin import ReadOnlyAdmin
+from config.admin import ReadOnlyAdmin, allow_offered
 
 
 def allow_superusers(admin: Any, request: HttpRequest, obj: Any = None) -> bool:
@@ -33,6 +31,7 @@ class StaffAdmin(UserAdmin):  # type: ignore[type-arg]
     """Users. Nobody is deleted: what he did would lose its name, and his entries in the history."""
 
     list_display = ["username", "first_name", "last_name", "is_staff", "is_active", "last_login"]
+    lookup_allowed = allow_offered
     has_module_permission = allow_superusers
     has_view_permission = allow_superusers
     has_add_permission = allow_superusers
@@ -41,17 +40,7 @@ class StaffAdmin(UserAdmin):  # type: ignore[type-arg]
 
 
 class RoleAdmin(GroupAdmin):
-    has_module_permission = allow_superusers
-    has_view_permission = allow_superusers
-    has_add_permission = allow_superusers
-    has_change_permission = allow_superusers
-    has_delete_permission = allow_superusers
-
-
-class TokensAdmin(TokenAdmin):
-    """API tokens. The list does not show them; taking one away is deleting it."""
-
-    list_display = ["user", "created"]
+    lookup_allowed = allow_offered
     has_module_permission = allow_superusers
     has_view_permission = allow_superusers
     has_add_permission = allow_superusers
@@ -112,6 +101,6 @@ class FailedLogInAdmin(ReadOnlyAdmin):
             messages.success(request, f"Unlocked: {attempt.username} from {attempt.ip_address}.")
 
 
-for model, page in ((User, StaffAdmin), (Group, RoleAdmin), (TokenProxy, TokensAdmin)):
+for model, page in ((User, StaffAdmin), (Group, RoleAdmin)):
     admin.site.unregister(model)
     admin.site.register(model, page)

@@ -49,6 +49,7 @@ ACTIONS_IN_WORDS = {
     "resolve_undo": "Resolved by hand",
     "resend_email": "Sent a mail again",
     "acknowledge": "Acknowledged",
+    "redeliver_webhook": "Had a webhook delivered again",
 }
 
 

@@ -1,19 +1,20 @@
 """What the API reads and answers. Types are checked here; what may be ordered is the service's business."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
+from django.urls import reverse
+from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.fields import empty
-from rest_framework.reverse import reverse
 
 from inventory.models import Product
-from orders import previews, selectors
-from orders.models import Order, OrderLine
-from orders.permissions import SEE_FLAGS, SEE_OUTBOX, SEE_PAYMENTS
-from orders.selectors import TrailStep
-from orders.services import MAX_QUANTITY
-from payments.models import Payment
+from notifications.models import EmailKind, EmailState
+from orders.models import Order, OrderStatus, StepKind, StepState
+from orders.reports import OrderReport, Progress, Step
+from orders.services import MAX_LINES, MAX_QUANTITY
+from payments.models import PaymentState
 
 
 class TextField(serializers.CharField):
@@ -27,6 +28,11 @@ class TextField(serializers.CharField):
 
 class EmailField(TextField, serializers.EmailField):
     pass
+
+
+@extend_schema_field({"type": "string", "maxLength": 200, "pattern": "^[ -~]*$"})
+class TokenField(TextField):
+    """Printable ASCII, which the service checks."""
 
 
 class WholeNumberField(serializers.IntegerField):
@@ -50,24 +56,56 @@ class StrictSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+# --- what is sent ----------------------------------------------------------------------------------------
+
+
 class ItemSerializer(StrictSerializer):
-    sku = TextField(max_length=40)
+    """A product and how many of it."""
+
+    sku = TextField(max_length=40, help_text="Of a product that is sold: see the products.")
     quantity = WholeNumberField(min_value=1, max_value=MAX_QUANTITY)
 
 
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "Two mugs",
+            value={"customer_email": "ada@example.com", "items": [{"sku": "MUG-STONE", "quantity": 2}]},
+            request_only=True,
+        )
+    ]
+)
 class PlaceOrderSerializer(StrictSerializer):
-    customer_email = EmailField(max_length=254)
-    items = ItemSerializer(many=True, allow_empty=False)
-    payment_token = TextField(max_length=200, required=False, default="", allow_blank=True)
+    """What is ordered, and for whom. Prices are the shop's, frozen when it accepts the order."""
+
+    customer_email = EmailField(max_length=254, help_text="Where the mails about the order go. ASCII only.")
+    items = ItemSerializer(  # type: ignore[call-arg]
+        many=True,
+        allow_empty=False,
+        max_length=MAX_LINES,
+        help_text="Items of the same SKU are added up.",
+    )
+    payment_token = TokenField(
+        max_length=200,
+        required=False,
+        default="",
+        allow_blank=True,
+        help_text="The payment gateway's token for the card; never card data. Empty: the shop's default.",
+    )
 
 
-class CancelSerializer(StrictSerializer):
-    reason = TextField(max_length=1000)
+class CancelOrderSerializer(StrictSerializer):
+    """A wish to cancel."""
+
+    reason = TextField(max_length=1000, help_text="Why; the shop's staff read it.")
+
+
+# --- what is answered ------------------------------------------------------------------------------------
 
 
 class ProductSerializer(serializers.ModelSerializer[Product]):
-    currency = serializers.SerializerMethodField()
-    available = serializers.SerializerMethodField()
+    currency = serializers.SerializerMethodField(help_text="ISO 4217.")
+    available = serializers.SerializerMethodField(help_text="Units nobody has reserved; 0 when sold out.")
 
     class Meta:
         model = Product
@@ -81,41 +119,65 @@ class ProductSerializer(serializers.ModelSerializer[Product]):
         return stock.available if stock else 0
 
 
-class LineSerializer(serializers.ModelSerializer[OrderLine]):
+class LineSerializer(serializers.Serializer[Any]):
+    sku = serializers.CharField()
+    name = serializers.CharField(help_text="As it was when the order was accepted.")
+    quantity = serializers.IntegerField()
+    unit_price = serializers.DecimalField(max_digits=10, decimal_places=2)
     amount = serializers.DecimalField(max_digits=16, decimal_places=2)
 
-    class Meta:
-        model = OrderLine
-        fields = ["sku", "name", "quantity", "unit_price", "amount"]
+
+class PaymentSerializer(serializers.Serializer[Any]):
+    state = serializers.ChoiceField(PaymentState.choices)
+    amount = serializers.DecimalField(max_digits=12, decimal_places=2)
+    currency = serializers.CharField()
 
 
-class PaymentSerializer(serializers.ModelSerializer[Payment]):
-    class Meta:
-        model = Payment
-        fields = ["state", "amount", "currency"]
+class MailSerializer(serializers.Serializer[Any]):
+    kind = serializers.ChoiceField(EmailKind.choices)
+    state = serializers.ChoiceField(EmailState.choices)
+    sent_at = serializers.DateTimeField(allow_null=True)
 
 
-class TrailStepSerializer(serializers.Serializer[TrailStep]):
-    name = serializers.CharField()
-    kind = serializers.CharField()
-    status = serializers.CharField()
+class StepSerializer(serializers.Serializer[Step]):
+    name = serializers.CharField(help_text="For example `process_payment`, or its undo `refund_payment`.")
+    kind = serializers.ChoiceField(StepKind.choices)
+    status = serializers.ChoiceField(StepState.choices, source="state")
     attempts = serializers.IntegerField()
-    ms = serializers.IntegerField(allow_null=True)
-    error = serializers.CharField()
-    started_at = serializers.DateTimeField()
+    ms = serializers.IntegerField(allow_null=True, help_text="How long the last attempt took.")
+    error = serializers.CharField(help_text="Why the last attempt failed; empty when it did not.")
+    started_at = serializers.DateTimeField(help_text="When the first attempt began.")
 
 
-class OrderSerializer(serializers.ModelSerializer[Order]):
-    """An order with its trail, as `selectors.list_orders` reads it. The payment is for who placed the order
-    and who may see payments; why it needs attention is for staff who may see that in the admin."""
+class OrderLinksSerializer(serializers.Serializer[Any]):
+    self = serializers.URLField()
+    trail = serializers.URLField()
+    cancel = serializers.URLField()
 
-    cancel_requested = serializers.SerializerMethodField()
-    cancel_awaits_approval = serializers.SerializerMethodField()
-    needs_attention = serializers.BooleanField(source="attention")
-    attention_reasons = serializers.SerializerMethodField()
-    lines = LineSerializer(many=True)
-    payment = serializers.SerializerMethodField()
-    trail = serializers.SerializerMethodField()
+
+def link_to(context: Mapping[str, Any], name: str, order_id: object) -> str:
+    """The absolute address of a page of an order."""
+    address: str = context["request"].build_absolute_uri(reverse(name, args=[order_id]))
+    return address
+
+
+def build_links(context: Mapping[str, Any], order_id: object) -> dict[str, str]:
+    """What can be asked of an order, by name."""
+    return {
+        "self": link_to(context, "api-order", order_id),
+        "trail": link_to(context, "api-order-trail", order_id),
+        "cancel": link_to(context, "api-order-cancel", order_id),
+    }
+
+
+class OrderRowSerializer(serializers.ModelSerializer[Order]):
+    """An order as a row of a list: without lines, payment, mails and trail, which are at `links.self`."""
+
+    status = serializers.ChoiceField(OrderStatus.choices)
+    cancel_requested = serializers.SerializerMethodField(help_text="Whether somebody has asked to cancel it.")
+    needs_attention = serializers.BooleanField(
+        source="attention", help_text="Whether the shop's staff must look at it."
+    )
     links = serializers.SerializerMethodField()
 
     class Meta:
@@ -130,41 +192,104 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
             "accepted_at",
             "completed_at",
             "shipped_at",
-            "cancel_requested",
-            "cancel_awaits_approval",
             "rolled_back_at",
-            "failed_step",
-            "failure",
+            "cancel_requested",
             "needs_attention",
-            "attention_reasons",
-            "lines",
-            "payment",
-            "trail",
             "links",
         ]
 
     def get_cancel_requested(self, order: Order) -> bool:
         return order.cancel_requested_at is not None
 
-    def get_cancel_awaits_approval(self, order: Order) -> bool:
-        return previews.find_open_request(order) is not None
-
-    def get_attention_reasons(self, order: Order) -> list[str]:
-        may_see = self.context["request"].user.has_perms([SEE_FLAGS, SEE_OUTBOX])
-        return selectors.list_attention_reasons(order) if may_see else []
-
-    def get_payment(self, order: Order) -> dict[str, Any] | None:
-        user = self.context["request"].user
-        may_see = order.placed_by_id == user.pk or user.has_perm(SEE_PAYMENTS)
-        payment = getattr(order, "payment", None)
-        return PaymentSerializer(payment).data if payment and may_see else None
-
-    def get_trail(self, order: Order) -> list[dict[str, Any]]:
-        return [TrailStepSerializer(step).data for step in selectors.summarise_trail(order.trail.all())]
-
+    @extend_schema_field(OrderLinksSerializer)
     def get_links(self, order: Order) -> dict[str, str]:
-        request = self.context["request"]
+        return build_links(self.context, order.pk)
+
+
+class OrderSerializer(serializers.Serializer[OrderReport]):
+    """An order with its lines, payment, mails and trail."""
+
+    id = serializers.UUIDField(source="order.id")
+    number = serializers.IntegerField(source="order.number", help_text="What people call it by.")
+    customer_email = serializers.EmailField(source="order.customer_email")
+    status = serializers.ChoiceField(OrderStatus.choices, source="order.status")
+    is_settled = serializers.BooleanField(
+        source="progress.is_settled",
+        help_text="Whether its saga has nothing left to do: it is complete, or all of it has been undone.",
+    )
+    currency = serializers.CharField(source="order.currency", help_text="ISO 4217.")
+    total = serializers.DecimalField(max_digits=12, decimal_places=2, source="order.total")
+    accepted_at = serializers.DateTimeField(source="order.accepted_at")
+    completed_at = serializers.DateTimeField(source="order.completed_at", allow_null=True)
+    shipped_at = serializers.DateTimeField(source="order.shipped_at", allow_null=True)
+    rolled_back_at = serializers.DateTimeField(source="order.rolled_back_at", allow_null=True)
+    cancel_requested = serializers.BooleanField(
+        source="progress.cancel_requested", help_text="Whether somebody has asked to cancel it."
+    )
+    failed_step = serializers.CharField(
+        source="progress.failed_step", help_text="The step that made it roll back; empty when none did."
+    )
+    failure = serializers.CharField(
+        source="progress.failure", help_text="Why it is rolled back; empty when it is not."
+    )
+    needs_attention = serializers.BooleanField(help_text="Whether the shop's staff must look at it.")
+    lines = LineSerializer(many=True)
+    payment = PaymentSerializer(allow_null=True, help_text="Null until it begins.")
+    mails = MailSerializer(many=True)
+    trail = StepSerializer(many=True, source="progress.steps")
+    links = serializers.SerializerMethodField()
+
+    @extend_schema_field(OrderLinksSerializer)
+    def get_links(self, report: OrderReport) -> dict[str, str]:
+        return build_links(self.context, report.order.pk)
+
+
+class TrailLinksSerializer(serializers.Serializer[Any]):
+    self = serializers.URLField()
+    order = serializers.URLField()
+
+
+class TrailSerializer(serializers.Serializer[Progress]):
+    """How far an order is: its status, and each step and undo with its state."""
+
+    order = serializers.UUIDField(source="order_id")
+    number = serializers.IntegerField()
+    status = serializers.ChoiceField(OrderStatus.choices)
+    is_settled = serializers.BooleanField(
+        help_text="Whether the saga has nothing left to do: complete, or all of it has been undone."
+    )
+    cancel_requested = serializers.BooleanField()
+    failed_step = serializers.CharField(help_text="The step that made it roll back; empty when none did.")
+    failure = serializers.CharField(help_text="Why it is rolled back; empty when it is not.")
+    trail = StepSerializer(many=True, source="steps")
+    links = serializers.SerializerMethodField()
+
+    @extend_schema_field(TrailLinksSerializer)
+    def get_links(self, progress: Progress) -> dict[str, str]:
         return {
-            "self": reverse("api-order", args=[order.pk], request=request),
-            "cancel": reverse("api-order-cancel", args=[order.pk], request=request),
+            "self": link_to(self.context, "api-order-trail", progress.order_id),
+            "order": link_to(self.context, "api-order", progress.order_id),
         }
+
+
+class ProblemErrorSerializer(serializers.Serializer[Any]):
+    """One thing that is wrong, and where: one of `pointer`, `parameter` and `header` says so."""
+
+    pointer = serializers.CharField(required=False, help_text="Into the body: a JSON pointer after `#`.")
+    parameter = serializers.CharField(required=False, help_text="The query parameter.")
+    header = serializers.CharField(required=False, help_text="The request's header.")
+    detail = serializers.CharField()
+    sku = serializers.CharField(required=False, help_text="Of a line that is short of stock.")
+    available = serializers.IntegerField(required=False, help_text="How many units of it there are.")
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """RFC 9457. `type` is a stable URN, to tell problems by; docs/api.md lists them."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField(allow_blank=True, help_text="For people: what to do about it.")
+    instance = serializers.CharField(help_text="The address that was asked.")
+    errors = ProblemErrorSerializer(many=True, required=False)  # type: ignore[assignment]
+    request_id = serializers.CharField(required=False, help_text="With errors that are our fault.")

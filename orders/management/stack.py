@@ -17,6 +17,7 @@ from django.conf import settings
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from config.embedded import is_connection_lost
 from inventory.catalogue import seed_catalogue
@@ -36,13 +37,22 @@ class StackError(Exception):
 def prepare_database() -> None:
     """Migrate, seed the catalogue and make the demo log-in; several commands may do so at once."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", [SCHEMA_LOCK])
+        # Asked for again and again: an index that is built while the site runs waits for every statement
+        # that is under way, one that waits for this lock included.
+        while not try_schema_lock(cursor):
+            time.sleep(0.2)
         try:
             call_command("migrate", verbosity=0, interactive=False)
             seed_catalogue()
             make_demo_user()
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [SCHEMA_LOCK])
+
+
+def try_schema_lock(cursor: CursorWrapper) -> bool:
+    """Take the lock of whoever migrates; False while somebody else has it."""
+    cursor.execute("SELECT pg_try_advisory_lock(%s)", [SCHEMA_LOCK])
+    return bool(cursor.fetchone() == (True,))
 
 
 def make_demo_user() -> None:
@@ -101,8 +111,9 @@ class Stack:
         self.children: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.files = ExitStack()
 
-    def start_workers(self, count: int, *, reload: bool = False) -> None:
-        """Start `count` workers under their supervisor."""
+    def start_workers(self, count: int, *, shop_url: str = "", reload: bool = False) -> None:
+        """Start `count` workers under their supervisor. Mails link to the shop at `shop_url`, if it is given
+        and the environment names no other."""
         self._start(
             "workers",
             [
@@ -111,6 +122,7 @@ class Stack:
                 *(["--reload"] if reload else []),
             ],
             patience=settings.WORKER_GRACE + 10,
+            environment={"SHOP_URL": settings.SHOP_URL or shop_url},
         )
 
     def start_web(self, *, reload: bool = False) -> str:
@@ -129,10 +141,8 @@ class Stack:
         """Start the web process on that port: True once it answers, False when it ended before."""
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         gunicorn = [
-            *(sys.executable, "-m", "gunicorn", "config.wsgi", "--chdir", str(settings.BASE_DIR)),
-            *("--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", "4"),
-            # Its control socket would lie in the home directory.
-            *("--no-control-socket", "--worker-tmp-dir", "/tmp", "--access-logfile", "-"),  # noqa: S108
+            *(sys.executable, "-m", "gunicorn", "--chdir", str(settings.BASE_DIR)),
+            *("--config", str(settings.BASE_DIR / "config" / "gunicorn.py"), "--bind", f"127.0.0.1:{port}"),
         ]
         process = self._start(
             "web", [*manage, "runserver", f"127.0.0.1:{port}"] if reload else gunicorn, patience=10
@@ -176,7 +186,9 @@ class Stack:
             process.wait(settings.WORKER_GRACE + 30)
         self.files.close()
 
-    def _start(self, name: str, argv: list[str], *, patience: float) -> subprocess.Popen[bytes]:
+    def _start(
+        self, name: str, argv: list[str], *, patience: float, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         output: IO[bytes] | None = None
         if self.quiet:
             self.log_dir.mkdir(parents=True, exist_ok=True)
@@ -189,6 +201,7 @@ class Stack:
             stdout=output or sys.stderr,
             stderr=output or sys.stderr,
             cwd=settings.BASE_DIR,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
         self.children.append((name, process))

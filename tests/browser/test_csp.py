@@ -12,13 +12,24 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import ConsoleMessage, Page, Route
 from pytest_django.live_server_helper import LiveServer
-from rest_framework.authtoken.models import Token
 
 from inventory.models import Hold, Product
 from notifications.models import EmailMessage
-from orders.models import AttentionFlag, CancelRequest, Order, TrailEntry
+from orders.clients import create_key
+from orders.models import (
+    ApiKey,
+    AttentionFlag,
+    CancelRequest,
+    Order,
+    Scope,
+    TrailEntry,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from payments.models import Payment, PaymentEvent
 from tests.desk import place
+from tests.e2e.api import make_client
+from tests.e2e.hooks import add_webhook
 
 PASSWORD = "a-good-password"
 # Kept over page loads: a script of the test's own world, which the policy does not bind.
@@ -81,8 +92,9 @@ def fill_desk() -> Order:
     AttentionFlag.objects.raise_flag(order.pk, "refund_payment", "refund_payment has failed 10 times")
     asks = User.objects.create_user("ada")
     CancelRequest.objects.create(order=order, refund=Decimal(400), reason="broken", requested_by=asks)
-    Token.objects.create(user=asks)
+    create_key(client=make_client(), name="till", scopes=[Scope.READ])
     Group.objects.get_or_create(name="viewer")
+    add_webhook(order)
     AccessAttempt.objects.create(
         username="eve", ip_address="192.0.2.1", user_agent="x", failures_since_start=9
     )
@@ -101,15 +113,20 @@ def list_addresses(order: Order) -> Iterator[str]:
         yield reverse(f"{name}_add")
         row: Any = model._default_manager.first()
         assert row is not None, f"{name} has no row"
-        # A token's page goes by its user's id.
-        key = row.user_id if model._meta.model_name == "tokenproxy" else row.pk
         for page in ("change", "history", "delete"):
-            yield reverse(f"{name}_{page}", args=[key])
+            yield reverse(f"{name}_{page}", args=[row.pk])
     yield reverse("admin:orders_order_change", args=[order.pk])
     yield reverse("admin:auth_user_password_change", args=[User.objects.get(username="ada").pk])
+    key = ApiKey.objects.get()
+    yield reverse("admin:orders_apiclient_add_key", args=[key.client_id])
+    yield reverse("admin:orders_apiclient_revoke_key", args=[key.client_id, key.pk])
     yield reverse("admin:inventory_product_stock", args=[Product.objects.all()[0].pk])
     yield f"{reverse('admin:orders_order_changelist')}?attention=1"
     yield reverse("admin:password_change")
+    hook, delivery = WebhookEndpoint.objects.get(), WebhookDelivery.objects.get()
+    yield reverse("admin:orders_webhookendpoint_disable", args=[hook.pk])
+    yield reverse("admin:orders_webhookendpoint_enable", args=[hook.pk])
+    yield f"{reverse('admin:orders_webhookdelivery_redeliver')}?delivery={delivery.pk}"
     for slug in ("cancel", "ship", "retry", "resolve", "resend", "acknowledge", "approve", "withdraw"):
         about = (
             f"order={order.pk}&undo=refund_payment&subject=refund_payment"

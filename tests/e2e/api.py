@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from django.contrib.auth.models import User
-from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
 from orders import desk
-from orders.models import Order, OrderStatus
+from orders.clients import create_key
+from orders.models import ApiClient as MachineClient
+from orders.models import Order, OrderStatus, Scope
 from orders.services import Item
 from tests.e2e.doors import set_status
 
@@ -17,21 +17,27 @@ ORDERS = "/api/v1/orders/"
 MISSING = "/api/v1/orders/00000000-0000-4000-8000-000000000000/"
 
 
-def client_of(user: User) -> APIClient:
-    """A client that logs in with an API token."""
-    client = APIClient()
-    client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.get_or_create(user=user)[0].key}")
-    return client
+def make_client(name: str = "shop") -> MachineClient:
+    """A machine client, the same for the same name."""
+    return MachineClient.objects.get_or_create(name=name)[0]
+
+
+def client_of(client: MachineClient, *scopes: Scope) -> APIClient:
+    """A browserless client that shows a key with these scopes; with all of them when none are named."""
+    new = create_key(client=client, name="test", scopes=scopes or Scope.values)
+    http = APIClient()
+    http.credentials(HTTP_AUTHORIZATION=f"Bearer {new.secret}")
+    return http
 
 
 def order_body(**changes: Any) -> dict[str, Any]:
     return {"customer_email": "ada@example.com", "items": [{"sku": "MUG-STONE", "quantity": 2}], **changes}
 
 
-def make_order(user: User | None, status: str = OrderStatus.PENDING) -> Order:
+def make_order(client: MachineClient | None, status: str = OrderStatus.PENDING) -> Order:
     """An order of two mugs as the saga would have left it in `status`."""
     order = desk.place_order(
-        customer_email="ada@example.com", items=[Item("MUG-STONE", 2)], actor="test", placed_by=user
+        customer_email="ada@example.com", items=[Item("MUG-STONE", 2)], actor="test", client=client
     ).order
     set_status(order, status)
     return order

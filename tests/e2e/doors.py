@@ -25,8 +25,9 @@ def make_user(name: str, *permissions: str, staff: bool = False, superuser: bool
 
 def restore_roles() -> None:
     """Make the groups again: a test that really commits ends with every table emptied."""
-    migration = importlib.import_module("orders.migrations.0004_roles")
-    migration.make_roles(apps, SimpleNamespace(connection=connection))
+    editor = SimpleNamespace(connection=connection)
+    importlib.import_module("orders.migrations.0004_roles").make_roles(apps, editor)
+    importlib.import_module("orders.migrations.0009_webhooks").extend_roles(apps, editor)
 
 
 def log_in(name: str, *permissions: str, superuser: bool = False) -> Browser:

@@ -104,6 +104,12 @@ def charge(order: Order) -> Payment:
     return payment
 
 
+def turn_back(placed: Order, status: str, failure_type: str = "CancelRequested", **changes: Any) -> None:
+    """The order as its rollback leaves it in this status."""
+    set_status(placed, status)
+    Order.objects.filter(pk=placed.pk).update(failure_type=failure_type, failure="internal", **changes)
+
+
 def ask_to_cancel(order: Order, asked_by: User) -> CancelRequest:
     return CancelRequest.objects.create(
         order=order, refund=Decimal("400.00"), reason="wrong colour", requested_by=asked_by

@@ -1,68 +1,86 @@
-"""Orders placed and cancelled by API, the whole way through a worker."""
+"""Orders placed, followed and cancelled by API, the whole way through a worker."""
 
+import uuid
+from collections.abc import Callable
 from typing import Any
 
+from django.db import connections
 from rest_framework.test import APIClient
 from temporalio.client import Client
 
 from config.temporal import run_on_database_thread
 from orders.dispatch import sweep
-from tests.conftest import until
-from tests.e2e.api import ORDERS, client_of, order_body
-from tests.e2e.doors import make_user
+from tests.e2e.api import client_of, make_client, order_body
+from tests.e2e.ordering import post_order
 
 
-async def post(client: APIClient, address: str, body: dict[str, Any]) -> Any:
-    return await run_on_database_thread(lambda: client.post(address, body, format="json"))
+async def call(ask: Callable[[], Any]) -> Any:
+    return await run_on_database_thread(ask)
 
 
-async def follow(client: APIClient, address: str, status: str, last_step: str) -> dict[str, Any]:
-    """Poll the order until it has `status` and `last_step` is in its trail."""
+async def follow(http: APIClient, address: str) -> dict[str, Any]:
+    """One request that waits until the order is settled."""
 
-    async def look() -> dict[str, Any] | None:
-        body: dict[str, Any] = (await run_on_database_thread(lambda: client.get(address))).json()
-        there = body["status"] == status and body["trail"] and body["trail"][-1]["name"] == last_step
-        return body if there else None
+    def ask() -> Any:
+        try:
+            return http.get(address, HTTP_PREFER="wait=20")
+        finally:
+            connections.close_all()
 
-    found: dict[str, Any] = await until(look, what=f"status {status}")
-    return found
+    response = await call(ask)
+    assert response.headers["Preference-Applied"] == "wait=20"
+    body: dict[str, Any] = response.json()
+    return body
 
 
 async def test_an_order_goes_through_and_is_cancelled_again(worker: Client) -> None:
-    client = await run_on_database_thread(lambda: client_of(make_user("ada")))
-    response = await post(client, ORDERS, order_body(payment_token="tok_ok"))
-    address = response.headers["Location"]
+    http = await call(lambda: client_of(make_client()))
+    placed = (await call(lambda: post_order(http, order_body(payment_token="tok_ok")))).json()
+    assert placed["status"] == "pending"
     await sweep(worker)
-    body = await follow(client, address, "completed", "complete_order")
-    assert [(step["name"], step["kind"], step["status"], step["attempts"]) for step in body["trail"]] == [
+    trail = await follow(http, placed["links"]["trail"])
+    assert (trail["status"], trail["is_settled"], trail["failure"]) == ("completed", True, "")
+    assert [(step["name"], step["kind"], step["status"], step["attempts"]) for step in trail["trail"]] == [
         ("create_order", "step", "done", 1),
         ("reserve_inventory", "step", "done", 1),
         ("process_payment", "step", "done", 1),
         ("send_confirmation_email", "step", "done", 1),
         ("complete_order", "step", "done", 1),
     ]
-    assert body["payment"] == {"state": "charged", "amount": "29.00", "currency": "EUR"}
+    order = (await call(lambda: http.get(placed["links"]["self"]))).json()
+    assert order["payment"] == {"state": "charged", "amount": "29.00", "currency": "EUR"}
+    assert [(mail["kind"], mail["state"]) for mail in order["mails"]] == [("confirmation", "sent")]
 
-    response = await post(client, address + "cancel/", {"reason": "changed my mind"})
-    assert (response.status_code, response.json()["status"]) == (202, "cancelling")
+    cancel = await call(
+        lambda: http.post(placed["links"]["cancel"], {"reason": "changed my mind"}, format="json")
+    )
+    assert (cancel.status_code, cancel.json()["status"]) == (202, "cancelling")
     await sweep(worker)
-    body = await follow(client, address, "cancelled", "send_cancellation_email")
-    assert [step["name"] for step in body["trail"] if step["kind"] == "undo"] == [
+    trail = await follow(http, placed["links"]["trail"])
+    assert (trail["status"], trail["failure"]) == ("cancelled", "A cancel was requested.")
+    assert [step["name"] for step in trail["trail"] if step["kind"] == "undo"] == [
         "refund_payment",
         "release_inventory",
         "cancel_order",
         "send_cancellation_email",
     ]
-    assert body["payment"]["state"] == "refunded"
+    order = (await call(lambda: http.get(placed["links"]["self"]))).json()
+    assert order["payment"]["state"] == "refunded"
+    assert [mail["kind"] for mail in order["mails"]] == ["confirmation", "cancellation"]
 
 
 async def test_a_declined_order_names_the_step_that_failed(worker: Client) -> None:
-    client = await run_on_database_thread(lambda: client_of(make_user("ada")))
-    response = await post(client, ORDERS, order_body(items=[{"sku": "LAPTOP-14", "quantity": 2}]))
+    http = await call(lambda: client_of(make_client()))
+    key = str(uuid.uuid4())
+    body = order_body(items=[{"sku": "LAPTOP-14", "quantity": 2}])
+    placed = (await call(lambda: post_order(http, body, key=key))).json()
+    assert placed["total"] == "2700.00"
     await sweep(worker)
-    body = await follow(client, response.headers["Location"], "cancelled", "send_cancellation_email")
-    assert body["failed_step"] == "process_payment"
-    assert body["failure"]
-    failed = next(step for step in body["trail"] if step["name"] == "process_payment")
-    assert failed["status"] == "failed"
-    assert failed["error"].startswith("PaymentRefused: ")
+    trail = await follow(http, placed["links"]["trail"])
+    assert (trail["status"], trail["failed_step"]) == ("cancelled", "process_payment")
+    assert "declined" in trail["failure"]
+    failed = next(step for step in trail["trail"] if step["name"] == "process_payment")
+    assert (failed["status"], failed["error"]) == ("failed", trail["failure"])
+    # A repeat of the request is still the same order, as it was accepted.
+    repeat = await call(lambda: post_order(http, body, key=key))
+    assert (repeat.json(), repeat.headers["Idempotent-Replayed"]) == (placed, "true")

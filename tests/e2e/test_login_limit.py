@@ -1,14 +1,8 @@
 """Wrong passwords lock a log-in: in every process, by name and address, and for the time it says."""
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tests.e2e.doors import LIST, PASSWORD, log_in, make_user
-from tests.processes import PROJECT, build_environment, wait_until
+from tests.web import serving
 
 LOG_IN = "/admin/login/"
 LIMIT = 5
@@ -45,40 +39,6 @@ def let_time_pass() -> None:
 # --- real processes ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def serving(**variables: str) -> Iterator[str]:
-    """A web process of its own on the test's database; gives its address."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        with subprocess.Popen(
-            [
-                *(sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"fd://{listener.fileno()}"),
-                *("--workers", "1", "--worker-class", "gthread", "--threads", str(THREADS)),
-                *("--no-control-socket", "--log-level", "warning"),
-            ],
-            cwd=PROJECT,
-            env={**os.environ, **build_environment(), **variables},
-            pass_fds=[listener.fileno()],
-            start_new_session=True,
-        ) as process:
-            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-            def is_up() -> bool:
-                assert process.poll() is None
-                try:
-                    return httpx.get(f"{address}/readyz").status_code == 200
-                except httpx.TransportError:
-                    return False
-
-            try:
-                wait_until(is_up, "the web process answers")
-                yield address
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 def try_log_in(address: str, password: str, name: str = "ada") -> httpx.Response:
     """A log-in as a browser does it: the form first, for its token."""
     with httpx.Client(base_url=address, timeout=60) as browser:
@@ -93,7 +53,10 @@ def test_parallel_guesses_are_refused_in_every_process(transactional_db: None, l
     make_user("ada", staff=True)
     guesses = 32
     with ExitStack() as stack, ThreadPoolExecutor(guesses) as guessers:
-        addresses = [stack.enter_context(serving(LOGIN_FAILURE_LIMIT=str(limit))) for _ in range(2)]
+        addresses = [
+            stack.enter_context(serving(workers=1, threads=THREADS, LOGIN_FAILURE_LIMIT=str(limit)))
+            for _ in range(2)
+        ]
         answers = list(
             guessers.map(lambda n: try_log_in(addresses[n % 2], f"guess-{n}").status_code, range(guesses))
         )

@@ -15,7 +15,7 @@ from inventory.models import Hold, Product
 from orders import statistics
 from orders.admin import charts
 from orders.admin.lists import format_duration
-from orders.models import AttentionFlag, CancelRequest, Order, OrderAction
+from orders.models import CUSTOMER, AttentionFlag, CancelRequest, Order, OrderAction
 from payments.models import Payment, PaymentEvent
 from tests.e2e.doors import LIST, ROLLED_BACK, log_in, make_user, page_of
 from tests.e2e.rows import UNDOS, add_order, add_rolled_back, add_trail
@@ -97,6 +97,8 @@ def test_a_row_says_who_began_the_rollback_and_the_filter_finds_it(boss: Browser
     asked = {"failure_type": "CancelRequested", "placed_by": customer}
     by_customer, by_staff, approved, by_temporal = (add_order("cancelling", **asked) for _ in range(4))
     OrderAction.objects.create(order=by_customer, kind="cancel_order", actor="grace", reason="too late")
+    in_the_shop = add_order("cancelling", failure_type="CancelRequested")
+    OrderAction.objects.create(order=in_the_shop, kind="cancel_order", actor=CUSTOMER, reason="regrets")
     OrderAction.objects.create(order=by_staff, kind="cancel_order", actor="ada", reason="damaged")
     CancelRequest.objects.create(
         order=approved,
@@ -115,12 +117,13 @@ def test_a_row_says_who_began_the_rollback_and_the_filter_finds_it(boss: Browser
     said = {order.number: read_row(boss, order)["triggered_by"] for order in Order.objects.all()}
     assert said == {
         by_customer.number: "the customer too late",
+        in_the_shop.number: "the customer regrets",
         by_staff.number: "ada damaged",
         approved.number: "ada, approved by boss lost",
         by_temporal.number: "a cancel in Temporal",
         failed.number: "the saga",
     }
-    assert sorted(list_found(boss, by="customer")) == [by_customer.number]
+    assert sorted(list_found(boss, by="customer")) == [by_customer.number, in_the_shop.number]
     assert sorted(list_found(boss, by="person")) == [by_staff.number, approved.number, by_temporal.number]
     assert list_found(boss, by="saga") == [failed.number]
 

@@ -28,6 +28,7 @@ from orders.management.commands import seed_orders
 from orders.management.seeding import copying
 from orders.management.seeding.books import make_rows
 from orders.models import (
+    ApiKey,
     CancelRequest,
     Order,
     OutboxMessage,
@@ -37,6 +38,7 @@ from payments import services as payments_services
 from payments.models import Payment
 from tests.desk import STEPS, UNDOS, check_stock_sums, read_trail
 from tests.e2e.past import COUNT, make_past, seed
+from tests.e2e.storefront import add_products
 from tests.processes import PROJECT, build_environment
 
 # Which undos each cause of a rollback leaves, and how.
@@ -298,6 +300,40 @@ def test_delivery_does_not_count_on_goods_that_are_still_out() -> None:
 
 
 # --- the benchmark of the pages --------------------------------------------------------------------------
+
+
+def test_benchmark_measures_the_api_as_the_busiest_client_and_leaves_no_key(db: None) -> None:
+    User.objects.create_superuser("boss")
+    seed(count=1000)
+    out = StringIO()
+    call_command("bench_pages", rounds=2, only="API", json=True, stdout=out, stderr=StringIO())
+    pages = {page["page"]: page for page in json.loads(out.getvalue())["pages"]}
+    assert {"API: products", "API: orders", "API: orders, next page"} <= set(pages)
+    assert {"API: order, newest", "API: order, long trail", "API: trail, long trail"} <= set(pages)
+    for page in pages.values():
+        assert page["status"] == 200
+        assert 0 < page["p50"] <= page["p95"]
+        assert page["queries"] > 1
+    assert pages["API: order, long trail"]["kilobytes"] > pages["API: order, newest"]["kilobytes"] > 0
+    assert not ApiKey.objects.exists()
+
+
+def test_benchmark_measures_the_shop_with_a_filled_cart_and_leaves_none(db: None) -> None:
+    User.objects.create_superuser("boss")
+    seed(count=1000)
+    add_products(100)
+    out = StringIO()
+    call_command("bench_pages", rounds=2, only="shop", json=True, stdout=out, stderr=StringIO())
+    pages = {page["page"]: page for page in json.loads(out.getvalue())["pages"]}
+    assert set(pages) == {
+        *("shop: catalogue", "shop: cart", "shop: checkout"),  # an empty cart has no checkout
+        *("shop: cart, full", "shop: checkout, full"),
+        *("shop: newest order", "shop: order rolled back"),
+    }
+    assert pages["shop: cart, full"]["kilobytes"] > 5 * pages["shop: cart"]["kilobytes"]
+    assert pages["shop: cart, full"]["queries"] == pages["shop: cart"]["queries"]
+    assert {page["status"] for page in pages.values()} == {200}
+    assert not Session.objects.exists()
 
 
 def test_benchmark_measures_pages_and_leaves_no_log_in(db: None) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from config.embedded.postgres import name_outside_place
 from payments.gateways.sandbox import SandboxGateway
 from tests.gateway import Server, run_server
 from tests.local_services import find_processes, wait_until_nothing_is_left
+from tests.receiver import Receiver, receiving
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +60,20 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(top)
     if name_outside_place(path).exists():
         shutil.rmtree(name_outside_place(path))
+
+
+@pytest.fixture
+def hasty_webhooks(shop: None, settings: Any) -> None:
+    """A shop whose webhooks may go to this machine, and are tried again in tenths of seconds."""
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    settings.WEBHOOK_TIMEOUT = 1.0
+    settings.WEBHOOK_LEASE = 3.0
+    settings.WEBHOOK_RETRY_INITIAL = 0.05
+    settings.WEBHOOK_RETRY_MAXIMUM = 0.2
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A running receiver of webhooks."""
+    with receiving() as running:
+        yield running

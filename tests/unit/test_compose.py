@@ -13,8 +13,10 @@ import pytest
 import yaml
 from django.conf import settings
 from django.core.management import get_commands, load_command_class
+from gunicorn.app.wsgiapp import WSGIApplication  # type: ignore[import-untyped]
 from gunicorn.config import Config  # type: ignore[import-untyped]
 
+from orders.api.waiting import MAX_WAIT
 from orders.supervisor import SUPERVISOR_MARGIN
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,18 @@ LONG_RUNNING = [name for name in SERVICES if name not in ONE_SHOT]
 # NAME, and the default after :- or - where there is one.
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:\?|:-|-)([^}]*))?\}")
 SECRET_NAME = re.compile(r"PASSWORD|PWD|SECRET|_KEY$")
+
+
+def read_gunicorn(command: list[str]) -> Config:
+    """What gunicorn makes of its command line and the settings file it names."""
+    program, *arguments = command
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [program, *arguments])
+        patch.chdir(PROJECT)
+        return WSGIApplication(prog=program).cfg
+
+
+WEB = read_gunicorn(SERVICES["web"]["command"])
 
 
 def read_seconds(duration: str) -> float:
@@ -48,7 +62,8 @@ def read_settings_variables() -> dict[str, str | None]:
     for call in ast.walk(ast.parse((PROJECT / "config" / "settings.py").read_text())):
         if not isinstance(call, ast.Call):
             continue
-        if ast.unparse(call.func) not in {"os.environ.get", "read_flag", "read_list", "read_amount"}:
+        readers = {"os.environ.get", "read_flag", "read_list", "read_amount", "read_count", "read_seconds"}
+        if ast.unparse(call.func) not in readers:
             continue
         if not isinstance(call.args[0], ast.Constant):
             continue
@@ -108,8 +123,7 @@ def test_workers_have_time_to_drain() -> None:
 
 
 def test_web_has_time_to_drain() -> None:
-    options = Config().parser().parse_args(SERVICES["web"]["command"][1:])
-    assert read_seconds(SERVICES["web"]["stop_grace_period"]) > options.graceful_timeout
+    assert read_seconds(SERVICES["web"]["stop_grace_period"]) > WEB.graceful_timeout
 
 
 # --- variables and secrets ---
@@ -165,7 +179,7 @@ def test_missing_secret_stops_compose() -> None:
     optional = {match[1] for match in VARIABLE.finditer(COMPOSE) if match[2] != ":?"}
     secrets = {variable for variable in read_example() if SECRET_NAME.search(variable)}
     assert required & optional == set()
-    assert secrets - {"EMAIL_HOST_PASSWORD"} <= required
+    assert secrets - {"EMAIL_HOST_PASSWORD", "DJANGO_SECRET_KEY_FALLBACKS"} <= required
     assert "DJANGO_ALLOWED_HOSTS" in required
 
 
@@ -182,15 +196,46 @@ def test_our_management_commands_parse() -> None:
 
 
 def test_gunicorn_is_configured_as_it_must_be() -> None:
-    program, *arguments = SERVICES["web"]["command"]
-    options = Config().parser().parse_args(arguments)
-    assert program == "gunicorn"
-    assert options.args == ["config.wsgi"]
-    assert options.bind == ["0.0.0.0:8000"]
-    assert options.worker_class == "gthread"
-    assert options.control_socket_disable is True
-    assert options.worker_tmp_dir == "/tmp"  # noqa: S108
-    assert not options.preload_app
+    assert SERVICES["web"]["command"][0] == "gunicorn"
+    assert WEB.wsgi_app == "config.wsgi"
+    assert WEB.bind == ["0.0.0.0:8000"]
+    assert WEB.worker_class_str == "gthread"
+    assert WEB.control_socket_disable is True
+    assert WEB.worker_tmp_dir == "/tmp"  # noqa: S108
+    assert not WEB.preload_app
+
+
+def test_gunicorn_keeps_connections_longer_than_proxies_and_clients() -> None:
+    # nginx keeps those to its upstreams for 60 s.
+    assert WEB.keepalive > 60
+    assert WEB.worker_connections >= 10 * WEB.threads
+
+
+def test_gunicorn_has_time_and_threads_left_beside_long_polls() -> None:
+    assert WEB.graceful_timeout > MAX_WAIT
+    assert WEB.threads >= 2 * settings.API_LONG_POLLS
+
+
+def test_everybody_serves_by_the_same_settings() -> None:
+    image = re.findall(r"^CMD (.*)", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
+    assert yaml.safe_load(image[0]) == SERVICES["web"]["command"]
+    assert '"config" / "gunicorn.py"' in (PROJECT / "orders" / "management" / "stack.py").read_text()
+    # One place only: an option on the command line would win over the file.
+    assert [option.partition("=")[0] for option in SERVICES["web"]["command"][1:]] == ["--config", "--bind"]
+
+
+def test_gunicorn_settings_are_all_known_to_it() -> None:
+    # gunicorn passes over names that it does not know, so a slip would go unnoticed.
+    path = PROJECT / "config" / "gunicorn.py"
+    names = [
+        target.id
+        for statement in ast.parse(path.read_text()).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    ]
+    assert len(names) > 10
+    assert [name for name in names if name not in Config().settings] == []
 
 
 def test_gateway_starts_and_passes_its_health_check(tmp_path: Path) -> None:
@@ -367,11 +412,12 @@ def test_database_has_connections_for_four_worker_containers() -> None:
     limit = int(SERVICES["postgres"]["command"][-1].removeprefix("max_connections="))
     example = read_example()
     workers = 4 * int(example["WORKER_COUNT"]) * int(example["WORKER_DB_THREADS"])
-    web = Config().parser().parse_args(SERVICES["web"]["command"][1:])
+    # A web process has its threads, and those of the background loop that hands orders to Temporal.
+    web = WEB.workers * (WEB.threads + settings.WORKER_DB_THREADS)
     temporal = SERVICES["temporal"]["environment"]
     parts = 4 * (int(temporal["SQL_MAX_CONNS"]) + int(temporal["SQL_VIS_MAX_CONNS"]))
     in_reserve = 20  # the superuser's own three, migrate, a person's psql, a backup
-    assert workers + web.workers * web.threads + parts + in_reserve <= limit
+    assert workers + web + parts + in_reserve <= limit
 
 
 def test_image_holds_the_code_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""How fast the admin's pages answer on the orders of this database, and how often each asks it."""
+"""How fast pages and API answer on the orders of this database, and how often each asks it."""
 
 import json
 import statistics
@@ -6,8 +6,11 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import Enum
+from itertools import chain
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote, urlencode
 
@@ -21,12 +24,15 @@ from django.db.models import Count, Model
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.test import Client, RequestFactory
-from django.test.utils import CaptureQueriesContext
-from django.urls import reverse
+from django.test.utils import CaptureQueriesContext, override_settings
+from django.urls import Resolver404, resolve, reverse
 from django.utils import timezone
 
 from inventory.models import Product
-from orders.models import Order, Rollback, TrailEntry
+from orders.clients import create_key
+from orders.links import ORDER_PATH, sign_order
+from orders.models import ApiClient, Order, OrderStatus, Rollback, Scope, TrailEntry
+from orders.services import MAX_LINES
 from payments.models import Payment
 
 FEWEST = 1000
@@ -34,11 +40,27 @@ EXPORTS = 2  # rounds of the export, which takes as long as a hundred pages
 EXPORT = "export (CSV)"
 
 
+# The shop's pages, where there is a shop.
+SHOP = {"catalogue": "/", "cart": "/cart/", "checkout": "/checkout/"}
+FILLING = "/cart/add/"
+FILLED_WITH = 5  # products in the cart, and so in the checkout
+
+
+class Door(Enum):
+    """Who asks for a page: a log-in, a key, or a session with a cart."""
+
+    STAFF = "staff"
+    PROGRAM = "a machine client"
+    CUSTOMER = "a customer"
+    LARGE_CUSTOMER = "a customer with all the products a cart takes"
+
+
 class Page(NamedTuple):
-    """What a page is called in the report, and where it is."""
+    """What a page is called in the report, where it is, and for whom."""
 
     name: str
     url: str
+    door: Door = Door.STAFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +81,10 @@ class Figures:
 
 class Command(BaseCommand):
     help = (
-        "Measure how long the admin's pages take on the orders of this database, in this process and one "
-        "after the other. Reads only; logs in as an administrator that is there. `seed_orders` makes orders."
+        "Measure how long the pages of admin and shop and the reads of the API take on the orders of this "
+        "database, in this process and one after the other. It logs in as an administrator that is there, "
+        "makes a key for the machine client with the most orders, and fills a cart: log-in, key and cart are "
+        "deleted at the end, and nothing else is written. `seed_orders` makes orders."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -79,16 +103,25 @@ class Command(BaseCommand):
         user = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
         if user is None:
             raise CommandError("There is no administrator to log in as: run createsuperuser first.")
-        self.client = Client(SERVER_NAME=settings.ALLOWED_HOSTS[0].lstrip(".*") or "localhost")
-        self.client.force_login(user)
-        try:
+        with ExitStack() as stack:
+            # Requests are still counted, but none is refused for being one too many.
+            stack.enter_context(override_settings(API_REQUESTS_PER_MINUTE=10**9))
+            staff = stack.enter_context(logged_in(user))
+            self.clients = {Door.STAFF: staff}
+            pages = [list_pages(user, staff)]
+            machine = find_busiest_client()
+            if machine is not None:
+                self.clients[Door.PROGRAM] = stack.enter_context(showing_a_key(machine))
+                pages.append(list_api(self.clients[Door.PROGRAM], machine))
+            if is_there(SHOP["cart"]):
+                self.clients[Door.CUSTOMER] = stack.enter_context(filling_a_cart(FILLED_WITH))
+                self.clients[Door.LARGE_CUSTOMER] = stack.enter_context(filling_a_cart(MAX_LINES))
+                pages.append(list_shop())
             measured = [
                 self.measure(page, options["rounds"])
-                for page in list_pages(user, self.client)
+                for page in chain.from_iterable(pages)
                 if options["only"] in page.name
             ]
-        finally:
-            self.client.logout()
         if options["json"]:
             self.stdout.write(json.dumps({"orders": orders, "pages": [asdict(one) for one in measured]}))
         else:
@@ -100,10 +133,11 @@ class Command(BaseCommand):
     def measure(self, page: Page, rounds: int) -> Figures:
         """Ask for the page: once to warm up and count queries, then `rounds` times."""
         print(f"{page.name} ...", file=sys.stderr)
+        client = self.clients[page.door]
         with CaptureQueriesContext(connection) as captured:
-            answer = get_page(self.client, page.url)
+            answer = get_page(client, page.url)
         queries = [float(query["time"]) for query in captured]  # the next request clears the log
-        taken = [get_page(self.client, page.url) for _ in range(EXPORTS if page.name == EXPORT else rounds)]
+        taken = [get_page(client, page.url) for _ in range(EXPORTS if page.name == EXPORT else rounds)]
         times = [one.first_byte for one in taken]
         return Figures(
             page=page.name,
@@ -164,8 +198,103 @@ def get_page(client: Client, url: str) -> Answer:
     return Answer(response.status_code, (first_byte or ended) - began, ended - began, size, lines)
 
 
+def build_client(**headers: str) -> Client:
+    """A browser or program in this process, at a host the site answers to."""
+    return Client(SERVER_NAME=settings.ALLOWED_HOSTS[0].lstrip(".*") or "localhost", headers=headers)
+
+
+@contextmanager
+def logged_in(user: User) -> Iterator[Client]:
+    """A browser that is logged in as `user`."""
+    client = build_client()
+    client.force_login(user)
+    try:
+        yield client
+    finally:
+        client.logout()
+
+
+def find_busiest_client() -> ApiClient | None:
+    """The machine client with the most orders; None if none has any."""
+    return (
+        ApiClient.objects.annotate(placed=Count("orders"))
+        .filter(placed__gt=0)
+        .order_by("-placed", "pk")
+        .first()
+    )
+
+
+@contextmanager
+def showing_a_key(machine: ApiClient) -> Iterator[Client]:
+    """A program with a key of the machine client's that is gone afterwards."""
+    new = create_key(client=machine, name="bench_pages", scopes=[Scope.READ])
+    try:
+        yield build_client(Authorization=f"Bearer {new.secret}")
+    finally:
+        new.key.delete()
+
+
+@contextmanager
+def filling_a_cart(count: int) -> Iterator[Client]:
+    """A customer with so many products in the cart, or as many as there are."""
+    client = build_client()
+    sold = Product.objects.filter(is_active=True, stock__available__gt=0).order_by("sku")
+    for sku in sold.values_list("sku", flat=True)[:count]:
+        client.post(FILLING, {"sku": sku, "quantity": 1}, secure=settings.HTTPS)
+    try:
+        yield client
+    finally:
+        client.logout()
+
+
+def is_there(path: str) -> bool:
+    """Whether the site has a page at the address."""
+    try:
+        resolve(path)
+    except Resolver404:
+        return False
+    return True
+
+
+def list_api(client: Client, machine: ApiClient) -> Iterator[Page]:
+    """The reads of the API, as the machine client with the most orders asks for them."""
+
+    def read(path: str) -> dict[str, Any]:
+        answer = client.get(path, secure=settings.HTTPS)
+        found: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+        return found
+
+    orders = reverse("api-orders")
+    yield Page("API: products", reverse("api-products"), Door.PROGRAM)
+    if first := read(orders):
+        yield Page("API: orders", orders, Door.PROGRAM)
+        yield Page("API: orders, 100 a page", f"{orders}?page_size=100", Door.PROGRAM)
+        yield Page("API: orders, next page", first["next"], Door.PROGRAM)
+        for status in (OrderStatus.CANCELLED, OrderStatus.PENDING):
+            yield Page(f"API: orders, {status}", f"{orders}?status={status}", Door.PROGRAM)
+    own = Order.objects.filter(client=machine).order_by("-number")
+    longest = own.annotate(rows=Count("trail")).order_by("-rows", "pk")
+    for name, found in {"newest": own, "long trail": longest}.items():
+        path = reverse("api-order", args=[found.values_list("pk", flat=True)[0]])
+        yield Page(f"API: order, {name}", path, Door.PROGRAM)
+        if read(f"{path}trail/"):
+            yield Page(f"API: trail, {name}", f"{path}trail/", Door.PROGRAM)
+
+
+def list_shop() -> Iterator[Page]:
+    """The pages of the shop, as a customer with something in the cart asks for them."""
+    for name, path in SHOP.items():
+        yield Page(f"shop: {name}", path, Door.CUSTOMER)
+    for name in ("cart", "checkout"):
+        yield Page(f"shop: {name}, full", SHOP[name], Door.LARGE_CUSTOMER)
+    newest = Order.objects.order_by("-number").values_list("pk", flat=True)
+    orders = {"newest order": newest, "order rolled back": newest.filter(status=OrderStatus.CANCELLED)}
+    for name, found in orders.items():
+        yield Page(f"shop: {name}", f"/{ORDER_PATH.format(signed=sign_order(found[0]))}", Door.CUSTOMER)
+
+
 def list_pages(user: User, client: Client) -> Iterator[Page]:
-    """Every page that is measured, with examples from the middle of what the database holds."""
+    """Every page of the admin that is measured, with examples from the middle of what the database holds."""
     orders, rollbacks = reverse("admin:orders_order_changelist"), reverse("admin:orders_rollback_changelist")
     yield Page("front page", reverse("admin:index"))
     changelist = open_list(Order, user)
@@ -188,7 +317,7 @@ def list_pages(user: User, client: Client) -> Iterator[Page]:
     yield Page("product", reverse("admin:inventory_product_change", args=[product.pk]))
     for model in admin.site._registry:
         meta = model._meta
-        if meta.app_label not in ("auth", "authtoken") and model not in (Order, Rollback):
+        if meta.app_label != "auth" and model not in (Order, Rollback):
             name = str(meta.verbose_name_plural)
             yield Page(f"list: {name}", reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist"))
 

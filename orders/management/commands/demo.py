@@ -27,6 +27,7 @@ from orders.models import Order, OrderStatus, StepKind, StepState
 from orders.selectors import TrailStep
 from orders.services import Item
 
+CREATE_KEY = '.venv/bin/python manage.py create_api_key "web shop"'
 PATIENCE = 90.0  # seconds for one order, a cold start of the workers included
 
 
@@ -110,8 +111,10 @@ class Command(BaseCommand):
         """Bring up what is needed, carry out both cases, report."""
         if workers:
             prepare_database()
-            stack.start_workers(workers)
+        # First, so that the workers know where the mails' links lead.
         address = stack.start_web() if stays else ""
+        if workers:
+            stack.start_workers(workers, shop_url=address)
         seed_catalogue()
         ended = [self.carry_out(case, number, stack) for number, case in enumerate(CASES, start=1)]
         if self.as_json:
@@ -163,9 +166,10 @@ class Command(BaseCommand):
 
     def show_addresses(self, address: str) -> None:
         """Where to look, and how to log in."""
-        self.say(f"\n  Admin        {address}/admin/   log in as {DEMO_USER} / {DEMO_PASSWORD}")
+        self.say(f"\n  Shop         {address}/")
+        self.say(f"  Admin        {address}/admin/   log in as {DEMO_USER} / {DEMO_PASSWORD}")
         self.say(f"               one user of each role, the password is the name: {', '.join(DEMO_ROLES)}")
-        self.say(f"  API          {address}/api/v1/products/")
+        self.say(f"  API          {address}/api/v1/orders/   a key: {CREATE_KEY}")
         if settings.TEMPORAL_UI_URL:
             self.say(f"  Temporal UI  {settings.TEMPORAL_UI_URL}   server {settings.TEMPORAL_ADDRESS}")
         if settings.MAIL_SINK_URL:

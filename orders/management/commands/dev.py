@@ -23,8 +23,8 @@ class Command(BaseCommand):
         stack = Stack(log_dir=find_data_dir(settings.BASE_DIR) / "logs", quiet=False)
         try:
             prepare_database()
-            stack.start_workers(options["workers"], reload=True)
             address = stack.start_web(reload=True)
+            stack.start_workers(options["workers"], shop_url=address, reload=True)
             self.stay(address, stack)
         except StackError as error:
             raise CommandError(str(error)) from error
@@ -34,7 +34,8 @@ class Command(BaseCommand):
     def stay(self, address: str, stack: Stack) -> None:
         """Stay up until Ctrl-C, SIGTERM, or the death of a child or the local services."""
         try:
-            self.stdout.write(f"\n  {address}/admin/   log in as {DEMO_USER} / {DEMO_PASSWORD}")
+            self.stdout.write(f"\n  {address}/   the shop")
+            self.stdout.write(f"  {address}/admin/   log in as {DEMO_USER} / {DEMO_PASSWORD}")
             self.stdout.write(f"  Temporal UI  {settings.TEMPORAL_UI_URL}   Mail  {settings.MAIL_SINK_URL}\n")
             while not (dead := stack.find_dead()):
                 time.sleep(0.5)

@@ -22,13 +22,16 @@ from orders.management.seeding.copying import Warehouse, analyse, find_sequence,
 from orders.management.seeding.mails import MailWriter
 from orders.management.seeding.plan import Ending, Shelf, choose_endings, make_up_order, spread_over
 from orders.management.seeding.stories import tell_story
+from orders.models import ApiClient
 from payments.models import Payment
 
 MAX_COUNT = 2_000_000
 MAX_DAYS = 3650
 CHUNK = 2000
-# The first is the web shop's account; the others are staff. None of them can log in.
-PEOPLE = ["web-shop", "ines", "maria", "tomas", "viktor"]
+# The machine client that has placed most of the orders. It has no key.
+CLIENT = "web-shop"
+# They have placed the others. None of them can log in.
+STAFF = ["ines", "maria", "tomas", "viktor"]
 NUMBERS = "orders_order_number_seq"
 
 
@@ -74,7 +77,8 @@ class Command(BaseCommand):
     def write(self, *, count: int, days: int, seed: int) -> Counter[Ending]:
         """Write the orders, a transaction per chunk. Returns how many ended in which way."""
         seed_catalogue()
-        people = [(make_person(name, is_staff=name != PEOPLE[0]).pk, name) for name in PEOPLE]
+        client = (ApiClient.objects.get_or_create(name=CLIENT)[0].pk, CLIENT)
+        staff = [(make_person(name).pk, name) for name in STAFF]
         shelf = Shelf(list(Product.objects.filter(is_active=True, price__gt=0, stock__isnull=False)))
         if not shelf.products:
             raise CommandError("No product is on sale, so nothing can have been ordered.")
@@ -100,7 +104,14 @@ class Command(BaseCommand):
                     rng=rng,
                 )
                 books = Books(
-                    order, rows=rows, payment_id=payment_id, people=people, mails=mails, now=now, rng=rng
+                    order,
+                    rows=rows,
+                    payment_id=payment_id,
+                    client=client,
+                    staff=staff,
+                    mails=mails,
+                    now=now,
+                    rng=rng,
                 )
                 tell_story(books)
             warehouse.receive(rows)
@@ -121,9 +132,9 @@ def refuse_real_books() -> None:
         )
 
 
-def make_person(name: str, *, is_staff: bool) -> User:
+def make_person(name: str) -> User:
     """An account that made-up orders and cancels point at; without a password nobody logs in with it."""
-    user, is_new = User.objects.get_or_create(username=name, defaults={"is_staff": is_staff})
+    user, is_new = User.objects.get_or_create(username=name, defaults={"is_staff": True})
     if is_new:
         user.set_unusable_password()
         user.save(update_fields=["password"])

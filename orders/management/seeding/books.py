@@ -40,7 +40,14 @@ Rows: TypeAlias = dict[type[Model], list[Row]]
 COLUMNS: dict[type[Model], tuple[str, ...]] = {
     Order: (
         *("id", "number", "customer_email", "status", "currency", "total", "payment_token", "placed_by_id"),
-        *("accepted_at", "completed_at", "shipped_at", "cancel_requested_at", "rollback_started_at"),
+        *(
+            "client_id",
+            "accepted_at",
+            "completed_at",
+            "shipped_at",
+            "cancel_requested_at",
+            "rollback_started_at",
+        ),
         *("rolled_back_at", "failed_step", "failure_type", "failure"),
     ),
     OrderLine: ("order_id", "sku", "name", "unit_price", "quantity"),
@@ -102,7 +109,8 @@ class Books:
         *,
         rows: Rows,
         payment_id: int,
-        people: list[tuple[int, str]],
+        client: tuple[int, str],
+        staff: list[tuple[int, str]],
         mails: MailWriter,
         now: datetime,
         rng: random.Random,
@@ -110,9 +118,14 @@ class Books:
         self.order, self.rows, self.payment_id, self.mails = order, rows, payment_id, mails
         self.now, self.rng = now, rng
         self.at = order.accepted_at
-        # The first of `people` is the web shop, the others are staff.
-        self.staff = people[1:]
-        self.placed_by, self.placed_by_name = people[0] if rng.random() < 0.85 else rng.choice(self.staff)
+        self.staff = staff
+        # By the web shop's machine client, or by staff in the back office.
+        self.client_id: int | None = None
+        self.placed_by: int | None = None
+        if rng.random() < 0.85:
+            self.client_id, self.placed_by_name = client[0], f"{client[1]} (API)"
+        else:
+            self.placed_by, self.placed_by_name = rng.choice(staff)
         self.saga = f"order-{order.id}"
         self.columns: dict[str, object] = {"status": OrderStatus.PENDING}
         self.keys: dict[str, list[datetime | None]] = {}
@@ -245,7 +258,8 @@ class Books:
         known = {
             **{"id": order.id, "number": order.number, "customer_email": order.customer_email},
             **{"currency": settings.SHOP_CURRENCY, "total": order.total, "payment_token": token},
-            **{"placed_by_id": self.placed_by, "accepted_at": order.accepted_at},
+            **{"placed_by_id": self.placed_by, "client_id": self.client_id},
+            **{"accepted_at": order.accepted_at},
             **{"failed_step": "", "failure_type": "", "failure": ""},
             **columns,
         }

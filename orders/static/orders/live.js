@@ -14,6 +14,7 @@
  *   A redirect means that the reader is logged out, 403 and 404 that there is nothing to see any more.
  * Only a section whose HTML has changed is touched, and of that only what differs: focus, selection, scroll
  *   position and open <details> stay. Elements with an id are recognised by it, so give ids to rows that may move.
+ *   If what has the focus goes away, the heading of its section (or else the page's) gets it.
  * Clocks, also in pages that never ask: <time data-live-until="ISO time"> counts down ("in 12 s"), and
  *   <time data-live-since="ISO time"> and <time data-live-ago="ISO time"> count up ("for 3 s", "3 s ago"). Without script they keep the text they came with.
  */
@@ -24,6 +25,8 @@
     const GONE = "This page can no longer be shown to you, so it is no longer kept up to date. Reload it to see why.";
     const OFFLINE = "The server does not answer. This page may be out of date; it goes on trying.";
     const TIMEOUT = 15000;
+    // How long a new summary stands in its region: it is for being read out, not for being found later.
+    const SPOKEN = 2000;
 
     function watch(root) {
         const fast = seconds(root.dataset.liveFast, 1);
@@ -36,6 +39,7 @@
         let wait = fast;
         let timer = 0;
         let ticker = 0;
+        let hush = 0;
         // How far the reader's clock is behind the server's, in milliseconds.
         let skew = 0;
 
@@ -102,7 +106,7 @@
                 const section = root.querySelector(`[data-live-section="${CSS.escape(name)}"]`);
                 if (section && shown.get(name) !== html) {
                     shown.set(name, html);
-                    morph(section, fresh);
+                    change(section, fresh);
                     isChanged = true;
                 }
             }
@@ -111,6 +115,8 @@
                 const region = root.querySelector("[data-live-announce]");
                 if (region) {
                     region.textContent = summary;
+                    clearTimeout(hush);
+                    hush = setTimeout(write, SPOKEN, region, "");
                 }
             }
             startClocks();
@@ -218,6 +224,22 @@
         return one.nodeType === other.nodeType && one.nodeName === other.nodeName;
     }
 
+    /* As morph, and the reader's place on the page is not lost with what had the focus. */
+    function change(section, fresh) {
+        const held = section.contains(document.activeElement) ? document.activeElement : null;
+        morph(section, fresh);
+        if (held && document.activeElement !== held) {
+            const heading = section.querySelector("h1, h2, h3") || document.querySelector("h1");
+            if (held.isConnected) {
+                // It was only moved.
+                held.focus({preventScroll: true});
+            } else if (heading) {
+                heading.tabIndex = -1;
+                heading.focus({preventScroll: true});
+            }
+        }
+    }
+
     /* Make `old` equal to `fresh` with as few changes as possible. Both are of one kind. */
     function morph(old, fresh) {
         if (old.nodeType !== Node.ELEMENT_NODE) {
@@ -227,8 +249,9 @@
             return;
         }
         for (const name of old.getAttributeNames()) {
-            // What the reader has opened stays open.
-            if (!fresh.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) {
+            // What the reader has opened stays open, and a heading that was given the focus keeps it.
+            const isKept = (name === "open" && old.nodeName === "DETAILS") || (name === "tabindex" && old === document.activeElement);
+            if (!fresh.hasAttribute(name) && !isKept) {
                 old.removeAttribute(name);
             }
         }

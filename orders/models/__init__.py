@@ -1,0 +1,68 @@
+"""The tables of this app; who imports a model need not know in which of the modules it is."""
+
+from orders.models.clients import API_MARK, ApiClient, ApiKey, IdempotentRequest, RateLimit, Scope
+from orders.models.order import ALLOWED_MOVES, Order, OrderLine, OrderQuerySet, OrderStatus, Rollback
+from orders.models.outbox import OutboxKind, OutboxMessage
+from orders.models.people import (
+    CUSTOMER,
+    ActionKind,
+    AttentionFlag,
+    CancelRequest,
+    CancelRequestState,
+    OrderAction,
+)
+from orders.models.trail import (
+    ALREADY_FINAL,
+    FINISHED_STATES,
+    STEP_OF_UNDO,
+    STEPS,
+    StepKey,
+    StepKind,
+    StepState,
+    TrailEntry,
+)
+from orders.models.webhooks import (
+    DeliveryState,
+    DisabledBy,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+)
+
+__all__ = [
+    "ALLOWED_MOVES",
+    "ALREADY_FINAL",
+    "API_MARK",
+    "CUSTOMER",
+    "FINISHED_STATES",
+    "STEPS",
+    "STEP_OF_UNDO",
+    "ActionKind",
+    "ApiClient",
+    "ApiKey",
+    "AttentionFlag",
+    "CancelRequest",
+    "CancelRequestState",
+    "DeliveryState",
+    "DisabledBy",
+    "IdempotentRequest",
+    "Order",
+    "OrderAction",
+    "OrderLine",
+    "OrderQuerySet",
+    "OrderStatus",
+    "OutboxKind",
+    "OutboxMessage",
+    "RateLimit",
+    "Rollback",
+    "Scope",
+    "StepKey",
+    "StepKind",
+    "StepState",
+    "TrailEntry",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+]
