@@ -370,6 +370,20 @@ OUTBOX_ATTENTION_AFTER = float(os.environ.get("OUTBOX_ATTENTION_AFTER", "60"))
 # --- housekeeping: what is deleted when it has served its time (seconds) ---
 HOUSEKEEPING_INTERVAL = read_seconds("HOUSEKEEPING_INTERVAL", default="600")
 
+# --- the auditor (seconds) ---
+# Between the audits that Temporal's schedule starts; 0: none.
+AUDIT_INTERVAL = read_count("AUDIT_INTERVAL", default="3600")
+# On: they also compare the payments with the gateway's own ledger, line by line.
+AUDIT_GATEWAY = read_flag("AUDIT_GATEWAY", default=False)
+# For how long their results are kept.
+AUDIT_KEEP = float(os.environ.get("AUDIT_KEEP", "2592000"))
+if not AUDIT_KEEP >= 3600:
+    raise ImproperlyConfigured(
+        "AUDIT_KEEP must be at least 3600 seconds: the work queue shows the latest result."
+    )
+# Only orders that have not changed for so long are compared with what Temporal and the gateway say.
+AUDIT_QUIET_FOR = 60.0
+
 # --- webhooks out (seconds) ---
 # On: also http://, and addresses of the own network. Clients could then have our workers call what only
 # they can reach.

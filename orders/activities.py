@@ -1,10 +1,16 @@
-"""The saga's order activities, and the move into the rollback."""
+"""The saga's order activities, the move into the rollback, and the audit of the books."""
 
+import logging
+
+from django.conf import settings
 from temporalio import activity
 
 from config.temporal import run_in_db
 from orders import services
+from orders.audit import books, runs
 from orders.models import ALREADY_FINAL
+
+logger = logging.getLogger("orders.audit")
 
 
 @activity.defn
@@ -38,3 +44,23 @@ async def begin_rollback(order_id: str, step: str, error_type: str, message: str
         failure_type=error_type,
         failure=message,
     )
+
+
+@activity.defn
+async def audit_books() -> int:
+    """Audit all books, and keep what was found. Of no order, so not in the trail. Returns how many violations
+    there are."""
+    report = await books.audit_books(ask_gateway=settings.AUDIT_GATEWAY)
+    await run_in_db(runs.keep_report, report=report)
+    for violation in report.violations:
+        logger.error("%s: %s", violation.rule, violation.sentence)
+    for whom, reason in report.left_out.items():
+        logger.warning("the audit has left out %s: %s", whom, reason)
+    logger.info(
+        "audited %d orders by %d rules in %.1f s: %d violations",
+        report.orders,
+        len(report.counts),
+        report.seconds,
+        report.total,
+    )
+    return report.total

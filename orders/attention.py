@@ -22,6 +22,7 @@ from orders.models import (
     STEP_OF_UNDO,
     STEPS,
     AttentionFlag,
+    AuditRun,
     CancelRequest,
     CancelRequestState,
     Order,
@@ -29,11 +30,13 @@ from orders.models import (
     OutboxMessage,
     TrailEntry,
 )
+from orders.permissions import SEE_AUDITS
 from orders.sentences import (
     RUNNING,
     Background,
     WorkItem,
     WorkKind,
+    describe_audit,
     describe_flag,
     describe_request,
     describe_stock,
@@ -47,16 +50,18 @@ LIMIT = 20
 # For how long a cancelled order whose customer was not told is looked for; a flag stays for ever.
 FORGOTTEN_FOR = timedelta(days=7)
 
-# Work of one rank is done oldest first: what stands still, what a person must decide, what can wait a little.
+# Work of one rank is done oldest first: books that are wrong, what stands still, what a person must decide,
+# what can wait a little.
 RANKS: dict[WorkKind, int] = {
-    WorkKind.UNDO: 0,
-    WorkKind.STEP: 0,
-    WorkKind.UNTOLD: 0,
-    WorkKind.WAITING: 0,
-    WorkKind.FINDING: 1,
-    WorkKind.APPROVAL: 1,
-    WorkKind.MAIL: 1,
-    WorkKind.STOCK: 2,
+    WorkKind.AUDIT: 0,
+    WorkKind.UNDO: 1,
+    WorkKind.STEP: 1,
+    WorkKind.UNTOLD: 1,
+    WorkKind.WAITING: 1,
+    WorkKind.FINDING: 2,
+    WorkKind.APPROVAL: 2,
+    WorkKind.MAIL: 2,
+    WorkKind.STOCK: 3,
 }
 
 
@@ -92,6 +97,8 @@ def list_work(user: User) -> WorkQueue:
             _collect(_find_untold(), describe_untold, items, totals)
         if user.has_perm("orders.view_cancelrequest"):
             _collect(_find_cancel_requests(), lambda asked: describe_request(asked, user), items, totals)
+    if user.has_perm(SEE_AUDITS):
+        _collect(_find_audit(), describe_audit, items, totals)
     if user.has_perm("inventory.view_product"):
         _collect(_find_low_stock(), lambda product: describe_stock(product, user), items, totals)
     items.sort(key=lambda item: (RANKS[item.kind], item.since.timestamp() if item.since else 0.0))
@@ -197,7 +204,13 @@ def _find_waiting() -> Iterable[Any]:
     )
 
 
-# --- Temporal not told, approvals, stock -------------------------------------------------------------------
+# --- audits, Temporal not told, approvals, stock ---------------------------------------------------------
+
+
+def _find_audit() -> Iterable[Any]:
+    """The latest audit, if it found something."""
+    latest = AuditRun.objects.order_by("-pk").annotate(of_kind=Value(1))[:1]
+    return [run for run in latest if run.violations]
 
 
 def _find_untold() -> Iterable[Any]:

@@ -1,4 +1,4 @@
-"""Deletes what has served its time: remembered requests, idle rate limits, ended sessions, old webhooks."""
+"""Deletes what has served its time: requests, rate limits, sessions, webhook deliveries, audits."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from config.temporal import DatabaseBusy, run_in_db
-from orders.models import DeliveryState, IdempotentRequest, RateLimit, WebhookDelivery
+from orders.models import AuditRun, DeliveryState, IdempotentRequest, RateLimit, WebhookDelivery
 
 logger = logging.getLogger("orders.housekeeping")
 
@@ -47,11 +47,19 @@ def list_old_deliveries() -> QuerySet[Any]:
     return ended.filter(next_attempt_at__lt=Now() - age).order_by("next_attempt_at")
 
 
+def list_old_audits() -> QuerySet[Any]:
+    """Results of audits older than AUDIT_KEEP, oldest first. The latest stays: the work queue shows it."""
+    latest = AuditRun.objects.order_by("-pk").values("pk")[:1]
+    age = timedelta(seconds=settings.AUDIT_KEEP)
+    return AuditRun.objects.filter(started_at__lt=Now() - age).exclude(pk__in=latest).order_by("pk")
+
+
 EXPIRED: dict[str, Callable[[], QuerySet[Any]]] = {
     "idempotent requests": list_forgotten_requests,
     "rate limits": list_idle_rate_limits,
     "sessions": list_ended_sessions,
     "webhook deliveries": list_old_deliveries,
+    "audits": list_old_audits,
 }
 
 

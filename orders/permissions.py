@@ -32,3 +32,6 @@ SEE_ENDPOINTS = "orders.view_webhookendpoint"
 SEE_DELIVERIES = "orders.view_webhookdelivery"
 SEE_ATTEMPTS = "orders.view_webhookattempt"
 REDELIVER = "orders.redeliver_webhook"
+# Audits of the books, and what they found.
+SEE_AUDITS = "orders.view_auditrun"
+SEE_VIOLATIONS = "orders.view_auditviolation"

@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from django.utils.text import Truncator
 
-from orders.models import STEP_OF_UNDO, STEPS, Order, OrderStatus, StepState, TrailEntry
+from orders.models import STEP_OF_UNDO, STEPS, AuditRun, Order, OrderStatus, StepState, TrailEntry
 from orders.permissions import PERMISSIONS, REFUND
 from orders.refusals import Refusal
 
@@ -26,6 +26,7 @@ RUNNING = (OrderStatus.PENDING, OrderStatus.CREATED, OrderStatus.CANCELLING)
 class WorkKind(StrEnum):
     """The kinds of work, the most urgent first."""
 
+    AUDIT = "books do not balance"
     UNDO = "stuck undo"
     STEP = "failing step"
     UNTOLD = "Temporal not told"
@@ -88,6 +89,7 @@ class WorkItem:
     since: datetime | None
     order_id: UUID | None = None
     product_id: int | None = None
+    audit_id: int | None = None
     actions: tuple[WorkAction, ...] = ()
 
     @property
@@ -239,6 +241,22 @@ def describe_stock(product: Any, user: User) -> WorkItem:
         since=None,
         product_id=product.pk,
         actions=_allow(user, [WorkAction("stock", "Book stock")]),
+    )
+
+
+def describe_audit(run: AuditRun) -> WorkItem:
+    """The latest audit, which found something. Of which orders, its page says to who may see it."""
+    # The database keeps the rules in no order.
+    broken = sorted((-count, name) for name, count in run.rules.items() if count)
+    rules = _quote(", ".join(f"{name} ({-count})" for count, name in broken))
+    return WorkItem(
+        key=f"audit-{run.pk}",
+        kind=WorkKind.AUDIT,
+        before="The books do not balance: the latest audit found",
+        subject=f"{run.violations} violation{'' if run.violations == 1 else 's'}",
+        after=f" of {'a rule' if len(broken) == 1 else f'{len(broken)} rules'}: {rules}",
+        since=run.started_at,
+        audit_id=run.pk,
     )
 
 

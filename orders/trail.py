@@ -232,7 +232,8 @@ class TrailInbound(ActivityInboundInterceptor):
             attempt = StepAttempt(
                 order_id=str(input.args[0]), name=info.activity_type, number=info.attempt, worker=self.worker
             )
-        if info.attempt > settings.SAGA_ATTENTION_AFTER:
+        # What belongs to no order (the audit) has no arguments.
+        if input.args and info.attempt > settings.SAGA_ATTENTION_AFTER:
             await run_in_db(
                 flag_repeated, order_id=str(input.args[0]), activity=info.activity_type, number=info.attempt
             )

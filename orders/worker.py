@@ -24,19 +24,21 @@ from notifications.activities import (
     send_cancellation_email,
     send_confirmation_email,
 )
-from orders.activities import begin_rollback, cancel_order, complete_order, create_order
+from orders.activities import audit_books, begin_rollback, cancel_order, complete_order, create_order
 from orders.dispatch import run_dispatcher
 from orders.housekeeping import run_housekeeping
+from orders.sagas.audit_books import AuditBooks
 from orders.sagas.cancel_order import CancelOrderSaga
 from orders.sagas.place_order import PlaceOrderSaga
 from orders.sagas.resend_email import ResendEmail
+from orders.schedules import keep_schedule
 from orders.trail import TrailInterceptor
 from orders.webhooks.courier import run_courier
 from payments.activities import process_payment, refund_payment
 
 logger = logging.getLogger("orders.worker")
 
-SAGAS: list[type] = [PlaceOrderSaga, CancelOrderSaga, ResendEmail]
+SAGAS: list[type] = [PlaceOrderSaga, CancelOrderSaga, ResendEmail, AuditBooks]
 ACTIVITIES: list[Callable[..., Any]] = [
     create_order,
     reserve_inventory,
@@ -50,6 +52,7 @@ ACTIVITIES: list[Callable[..., Any]] = [
     send_cancellation_email,
     resend_email,
     give_up_copy,
+    audit_books,
 ]
 
 
@@ -114,6 +117,7 @@ async def run_worker(*, index: int, stop: asyncio.Event) -> None:
     worker = build_worker(client, identity=identity)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(run_dispatcher(client, stop))
+        tasks.create_task(keep_running("the audit's schedule", partial(keep_schedule, client), stop))
         tasks.create_task(keep_running("housekeeping", partial(run_housekeeping, stop), stop))
         tasks.create_task(
             keep_running("the webhooks' courier", partial(run_courier, stop, worker=identity), stop)

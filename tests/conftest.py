@@ -37,24 +37,31 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
         done.result(20)
 
 
+# Sagas that retry in tenths of seconds; whatever reads settings of its own is told the same.
+HASTY_SHOP: dict[str, Any] = {
+    # Mail is really sent: Django's test set-up would keep it in memory.
+    "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+    "SAGA_ATTEMPT_TIMEOUT": 5.0,
+    "PAYMENT_GATEWAY_TIMEOUT": 4.0,
+    "SAGA_STEP_DEADLINE": 60.0,
+    "SAGA_RETRY_INITIAL": 0.05,
+    "SAGA_RETRY_MAXIMUM": 0.2,
+    "SAGA_RELEASE_AFTER": 0.5,
+    "SAGA_ATTENTION_AFTER": 3,
+    "OUTBOX_FAST_PATH": False,
+    "OUTBOX_FIRST_LEASE": 0.0,
+    "OUTBOX_POLL_INTERVAL": 0.05,
+    "WORKER_GRACE": 2.0,
+}
+
+
 @pytest.fixture
 def shop(transactional_db: None, settings: Any) -> None:
     """A stocked shop, and sagas that retry in tenths of seconds on a task queue of their own."""
     seed_catalogue()
-    # Mail is really sent: Django's test set-up would keep it in memory.
-    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.SAGA_TASK_QUEUE = f"test-{uuid.uuid4()}"
-    settings.SAGA_ATTEMPT_TIMEOUT = 5.0
-    settings.PAYMENT_GATEWAY_TIMEOUT = 4.0
-    settings.SAGA_STEP_DEADLINE = 60.0
-    settings.SAGA_RETRY_INITIAL = 0.05
-    settings.SAGA_RETRY_MAXIMUM = 0.2
-    settings.SAGA_RELEASE_AFTER = 0.5
-    settings.SAGA_ATTENTION_AFTER = 3
-    settings.OUTBOX_FAST_PATH = False
-    settings.OUTBOX_FIRST_LEASE = 0.0
-    settings.OUTBOX_POLL_INTERVAL = 0.05
-    settings.WORKER_GRACE = 2.0
+    for name, value in HASTY_SHOP.items():
+        setattr(settings, name, value)
 
 
 @pytest.fixture

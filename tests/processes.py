@@ -100,5 +100,7 @@ def build_environment() -> dict[str, str]:
         "DATABASE_URL": database,
         "WORKER_GRACE": str(GRACE),
         "WORKER_DB_THREADS": "4",
+        # Audits are their own tests' business: a schedule would outlive the test.
+        "AUDIT_INTERVAL": "0",
         **{name: str(getattr(settings, name)) for name in names},
     }

@@ -9,6 +9,7 @@ from django.utils.text import Truncator
 
 from config.admin import ReadOnlyAdmin, link_order, show_state
 from orders.admin import staff as staff
+from orders.admin.audits import AuditAdmin
 from orders.admin.clients import ClientAdmin
 from orders.admin.deliveries import DeliveryAdmin
 from orders.admin.endpoints import EndpointAdmin
@@ -18,6 +19,7 @@ from orders.models import (
     STEP_OF_UNDO,
     STEPS,
     ApiClient,
+    AuditRun,
     CancelRequest,
     Order,
     OrderAction,
@@ -30,6 +32,7 @@ from orders.models import (
 
 admin.site.register(Order, OrderAdmin)
 admin.site.register(Rollback, RollbackAdmin)
+admin.site.register(AuditRun, AuditAdmin)
 admin.site.register(ApiClient, ClientAdmin)
 admin.site.register(WebhookEndpoint, EndpointAdmin)
 # An endpoint's page leads to its deliveries.

@@ -21,6 +21,7 @@ from orders.sentences import WorkItem, WorkKind
 
 # The look of each kind's badge: the state classes of orders/admin.css.
 TONES: dict[WorkKind, str] = {
+    WorkKind.AUDIT: "failed",
     WorkKind.UNDO: "failed",
     WorkKind.STEP: "failed",
     WorkKind.UNTOLD: "failed",
@@ -96,6 +97,8 @@ def _show_item(item: WorkItem) -> dict[str, Any]:
     """An item with its links."""
     if item.order_id:
         url = reverse("admin:orders_order_change", args=[item.order_id])
+    elif item.audit_id:
+        url = reverse("admin:orders_auditrun_change", args=[item.audit_id])
     else:
         url = reverse("admin:inventory_product_change", args=[item.product_id])
     actions = []

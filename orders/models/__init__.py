@@ -1,5 +1,6 @@
 """The tables of this app; who imports a model need not know in which of the modules it is."""
 
+from orders.models.audit import AuditRun, AuditViolation
 from orders.models.clients import API_MARK, ApiClient, ApiKey, IdempotentRequest, RateLimit, Scope
 from orders.models.order import ALLOWED_MOVES, Order, OrderLine, OrderQuerySet, OrderStatus, Rollback
 from orders.models.outbox import OutboxKind, OutboxMessage
@@ -42,6 +43,8 @@ __all__ = [
     "ApiClient",
     "ApiKey",
     "AttentionFlag",
+    "AuditRun",
+    "AuditViolation",
     "CancelRequest",
     "CancelRequestState",
     "DeliveryState",

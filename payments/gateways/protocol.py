@@ -1,9 +1,11 @@
-"""The payment gateway as the rest of the code sees it: four idempotent calls, their answers and their errors.
+"""The payment gateway as the rest of the code sees it: four idempotent calls, its ledger, and its errors.
 
 Amounts are integer minor units (cents). Currencies are ISO 4217 codes: any case in, upper case out.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 
@@ -26,6 +28,30 @@ class Refund:
     key: str
     charge_id: str
     amount_minor: int
+
+
+class LineKind(StrEnum):
+    """What a line of a gateway's ledger says of its key."""
+
+    CHARGE = "charge"
+    DECLINED = "declined"
+    REFUND = "refund"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLine:
+    """One line of the gateway's own ledger; `position` orders the lines. Fields that a kind has not are "
+    "empty."""
+
+    position: int
+    at: datetime
+    kind: LineKind
+    key: str
+    amount_minor: int = 0
+    currency: str = ""
+    charge_id: str = ""
+    refund_id: str = ""
 
 
 class GatewayUnavailable(Exception):
@@ -99,6 +125,13 @@ class Gateway(Protocol):
 
         After None no charge request under the key can capture, not even one already in the network.
         Idempotent.
+        """
+        ...
+
+    async def list_lines(self, *, key_prefix: str, after: int, limit: int) -> list[LedgerLine]:
+        """Up to `limit` lines of the gateway's ledger that come after position `after`, in their order.
+
+        For whoever compares the books: fewer than `limit` means that there are no more.
         """
         ...
 

@@ -6,6 +6,7 @@ Retrying is the saga's business; what this owns is telling "no verdict" apart fr
 import asyncio
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NoReturn
 
 import httpx
@@ -15,6 +16,8 @@ from payments.gateways.protocol import (
     ChargeClosed,
     GatewayMisuse,
     GatewayUnavailable,
+    LedgerLine,
+    LineKind,
     PaymentDeclined,
     Refund,
     RefundRefused,
@@ -66,6 +69,15 @@ class SandboxGateway:
     async def close(self, *, key: str) -> Charge | None:
         """Return the charge captured under `key`, or None after shutting it; see `Gateway.close`."""
         return _read_charge_or_none(await self._call("POST", "/close", key=key, json={}))
+
+    async def list_lines(self, *, key_prefix: str, after: int, limit: int) -> list[LedgerLine]:
+        """A page of the sandbox's ledger; see `Gateway.list_lines`."""
+        params = {"key_prefix": key_prefix, "after": str(after), "limit": str(limit)}
+        answer = await self._call("GET", "/ledger", key="ledger", params=params)
+        try:
+            return [_read_line(entry) for entry in answer["entries"]]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise GatewayUnavailable("The gateway's ledger could not be read.") from exc
 
     async def aclose(self) -> None:
         """Close the running loop's connections. A later call simply opens new ones."""
@@ -167,6 +179,19 @@ def _read_charge(answer: Mapping[str, Any]) -> Charge:
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise GatewayUnavailable("The gateway's answer about a charge could not be read.") from exc
+
+
+def _read_line(entry: Mapping[str, Any]) -> LedgerLine:
+    return LedgerLine(
+        position=int(entry["seq"]),
+        at=datetime.fromisoformat(entry["at"]),
+        kind=LineKind(entry["kind"]),
+        key=str(entry["key"]),
+        amount_minor=int(entry["amount_minor"] or 0),
+        currency=str(entry["currency"] or ""),
+        charge_id=str(entry["charge_id"] or ""),
+        refund_id=str(entry["refund_id"] or ""),
+    )
 
 
 def _read_charge_or_none(answer: Mapping[str, Any]) -> Charge | None:

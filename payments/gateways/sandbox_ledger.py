@@ -182,12 +182,19 @@ class Ledger:
         names = {"id": "refund_id", "key": "key", "charge_id": "charge_id", "amount_minor": "amount_minor"}
         return Answer(200, {"refund": {name: stored[column] for name, column in names.items()}})
 
-    def list_entries(self, key_prefix: str = "") -> list[dict[str, object]]:
-        """Return the entries whose key starts with `key_prefix`, oldest first."""
+    def list_entries(
+        self, key_prefix: str = "", *, after: int = 0, limit: int = -1
+    ) -> list[dict[str, object]]:
+        """Return the entries whose key starts with `key_prefix`, oldest first.
+
+        `after` and `limit` read page by page: only entries with a higher `seq`,
+            and so many at most (-1: all).
+        """
         with self._transaction() as db:
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE substr(key, 1, length(?1)) = ?1 ORDER BY seq",  # noqa: S608
-                (key_prefix,),
+                f"SELECT {_COLUMNS} FROM entries WHERE seq > ?2 AND substr(key, 1, length(?1)) = ?1"  # noqa: S608
+                " ORDER BY seq LIMIT ?3",
+                (key_prefix, after, limit),
             ).fetchall()
         return [dict(row) for row in rows]
 

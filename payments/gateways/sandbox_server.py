@@ -131,7 +131,12 @@ class SandboxHandler(BaseHTTPRequestHandler):
             case "GET", "/charges":
                 return bank.answer(Request(operation="find", key=_check_key(query.get("key"), "key")))
             case "GET", "/ledger":
-                return Answer(200, {"entries": bank.ledger.list_entries(query.get("key_prefix", ""))})
+                found = bank.ledger.list_entries(
+                    query.get("key_prefix", ""),
+                    after=_read_number(query, "after", default=0),
+                    limit=_read_number(query, "limit", default=-1),
+                )
+                return Answer(200, {"entries": found})
             case "POST", "/faults":
                 try:
                     return Answer(200, {"fault": bank.faults.add_fault(body)})
@@ -215,6 +220,15 @@ def _read_text(body: dict[str, Any], name: str) -> str:
     if not isinstance(text, str) or not text.isprintable():
         raise BadRequest(f"{name} must be printable text.")
     return text
+
+
+def _read_number(query: dict[str, str], name: str, *, default: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch("[0-9]{1,15}", text):
+        raise BadRequest(f"{name} must be a whole number, 0 or more.")
+    return int(text)
 
 
 def _check_key(key: str | None, where: str) -> str:

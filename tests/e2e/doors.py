@@ -28,6 +28,7 @@ def restore_roles() -> None:
     editor = SimpleNamespace(connection=connection)
     importlib.import_module("orders.migrations.0004_roles").make_roles(apps, editor)
     importlib.import_module("orders.migrations.0009_webhooks").extend_roles(apps, editor)
+    importlib.import_module("orders.migrations.0011_audits").extend_roles(apps, editor)
 
 
 def log_in(name: str, *permissions: str, superuser: bool = False) -> Browser:

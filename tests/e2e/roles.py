@@ -37,6 +37,7 @@ from tests.e2e.doors import (
 )
 
 roles = importlib.import_module("orders.migrations.0004_roles")
+audit_roles = importlib.import_module("orders.migrations.0011_audits")
 webhook_roles = importlib.import_module("orders.migrations.0009_webhooks")
 
 GROUPS = ["viewer", "support", "warehouse", "finance", "manager"]
@@ -83,6 +84,7 @@ MODELS = {
     "orders_orderaction": Who(see=SEE_ALL),
     "orders_outboxmessage": Who(see=SEE_ALL),
     "orders_cancelrequest": Who(see=SEE_ALL),
+    "orders_auditrun": Who(see=SEE_ALL),
     "orders_apiclient": Who(see=SEE_ALL, add=BOSS, edit=BOSS),
     "orders_webhookendpoint": Who(see=SEE_ALL, add=BOSS),
     "orders_webhookdelivery": Who(see=SEE_ALL),

@@ -45,6 +45,7 @@ OFFERED: dict[str, set[str]] = {
     "orders_orderaction": {*choice("kind"), *of("at", *DATE)},
     "orders_cancelrequest": {*choice("state"), *of("requested_at", *DATE)},
     "orders_outboxmessage": {"delivered_at__isempty", *choice("kind")},
+    "orders_auditrun": {"outcome", *of("started_at", *DATE)},
     "orders_apiclient": choice("is_active"),
     "orders_webhookendpoint": {"live"},
     "orders_webhookdelivery": {

@@ -21,7 +21,16 @@ from tests.e2e.doors import (
     page_of,
     restore_roles,
 )
-from tests.e2e.roles import GROUPS, enter, list_permissions, make_secrets, read_pages, roles, webhook_roles
+from tests.e2e.roles import (
+    GROUPS,
+    audit_roles,
+    enter,
+    list_permissions,
+    make_secrets,
+    read_pages,
+    roles,
+    webhook_roles,
+)
 from tests.processes import PROJECT
 
 # --- what a page shows is up to the role, too -----------------------------------------------------------
@@ -80,7 +89,7 @@ def test_the_document_says_what_the_roles_may_do(counter: None) -> None:
     for role in GROUPS:
         held = {permission.split(".")[1] for permission in list_permissions(role)}
         assert {name for name in held if not name.startswith("view_")} == told[role]
-    seen = {f"orders.{name}" for name in webhook_roles.SEE}
+    seen = {f"orders.{name}" for name in (*webhook_roles.SEE, *audit_roles.SEE)}
     assert list_permissions("viewer") == set(roles.SEE_ALL) | seen
 
 

@@ -17,6 +17,7 @@ from notifications.models import EmailMessage
 from orders.clients import create_key
 from orders.models import (
     AttentionFlag,
+    AuditRun,
     CancelRequest,
     OrderAction,
     OutboxMessage,
@@ -91,6 +92,7 @@ def rows(counter: None) -> Rows:
         "orders_cancelrequest": CancelRequest.objects.create(
             order=order, refund=Decimal(400), reason="broken", requested_by=ada
         ),
+        "orders_auditrun": AuditRun.objects.create(seconds=1, orders=2, violations=0, rules={}),
         "orders_apiclient": client,
         "inventory_product": product,
         "inventory_hold": Hold.objects.create(order=order, product=product, quantity=1),

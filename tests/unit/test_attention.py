@@ -17,6 +17,7 @@ from orders import repairs
 from orders.attention import LIMIT, list_work
 from orders.models import (
     AttentionFlag,
+    AuditRun,
     CancelRequest,
     Order,
     OutboxMessage,
@@ -322,15 +323,16 @@ def test_queries_do_not_grow_with_the_queue(boss: User) -> None:
         ) as captured:
             list_work(user)
         queries.append(len(captured))
-    assert queries[0] == queries[1] <= 9
+    assert queries[0] == queries[1] <= 10
 
 
 def test_each_kind_is_limited_and_counted(boss: User) -> None:
     make_trouble(boss, LIMIT + 1)
     queue = list_work(boss)
-    assert queue.totals == dict.fromkeys(WorkKind, LIMIT + 1)
-    assert queue.left_out == dict.fromkeys(WorkKind, 1)
-    assert len(queue.items) == LIMIT * len(WorkKind)
+    kinds = [kind for kind in WorkKind if kind != WorkKind.AUDIT]
+    assert queue.totals == dict.fromkeys(kinds, LIMIT + 1)
+    assert queue.left_out == dict.fromkeys(kinds, 1)
+    assert len(queue.items) == LIMIT * len(kinds)
 
 
 def test_what_stands_still_comes_first_and_the_oldest_of_it(boss: User) -> None:
@@ -358,7 +360,7 @@ def test_everybody_sees_what_they_may_see(boss: User) -> None:
     assert seen == {
         "nobody": set(),
         "warehouse": {WorkKind.WAITING},
-        "viewer": set(WorkKind) - {WorkKind.STOCK},
+        "viewer": set(WorkKind) - {WorkKind.STOCK, WorkKind.AUDIT},
         "stockkeeper": {WorkKind.STOCK},
     }
 
@@ -390,3 +392,29 @@ def test_long_reasons_are_cut(boss: User) -> None:
     set_status(order, "completed")
     ask_to_cancel(order, boss, "damaged " * 200)
     assert len(only(list_work(boss).items).sentence) < 300
+
+
+# --- audits -----------------------------------------------------------------------------------------------
+
+
+def audit(violations: int, **rules: int) -> AuditRun:
+    return AuditRun.objects.create(seconds=1, orders=9, violations=violations, rules=rules)
+
+
+def test_the_latest_audit_stands_in_the_queue_when_it_found_something(boss: User) -> None:
+    audit(0, stock_held=0)
+    run = audit(3, stock_held=2, order_total=1, order_paid=0)
+    item = only(list_work(boss).items)
+    assert (item.kind, item.audit_id) == (WorkKind.AUDIT, run.pk)
+    assert item.sentence == (
+        "The books do not balance: the latest audit found 3 violations of 2 rules: "
+        "stock_held (2), order_total (1)."
+    )
+    audit(0, stock_held=0)
+    assert list_work(boss).items == []
+
+
+def test_an_audit_is_only_told_to_who_may_see_it() -> None:
+    audit(1, stock_held=1)
+    assert list_work(make_user("warehouse", "view_order")).items == []
+    assert only(list_work(make_user("viewer", "view_auditrun")).items).kind == WorkKind.AUDIT

@@ -18,7 +18,7 @@ from django.utils import timezone
 from config.temporal import run_in_db
 from orders import housekeeping
 from orders.housekeeping import EXPIRED, LOCK, clean_up, delete_batch, run_housekeeping
-from orders.models import ApiClient, IdempotentRequest, Order, RateLimit
+from orders.models import ApiClient, AuditRun, IdempotentRequest, Order, RateLimit
 from tests.conftest import until
 from tests.desk import place
 from tests.faults import connect
@@ -58,6 +58,14 @@ def log_in(*, age: timedelta) -> None:
     Session.objects.filter(pk=store.session_key).update(expire_date=timezone.now() - age)
 
 
+def audit(*, age: timedelta) -> None:
+    """The result of an audit, with one violation."""
+    run = AuditRun.objects.create(
+        started_at=timezone.now() - age, seconds=1, orders=1, violations=1, rules={"stock_held": 1}
+    )
+    run.found.create(rule="stock_held", sentence="TEE-M: 2 held.")
+
+
 async def delete_all() -> dict[str, int]:
     return await clean_up(asyncio.Event())
 
@@ -76,9 +84,11 @@ async def test_only_what_has_served_its_time_goes() -> None:
         limit("exhausted", age=-DAY)
         log_in(age=MOMENT)
         log_in(age=-MOMENT)
+        audit(age=31 * DAY)
+        audit(age=29 * DAY)
 
     await run_in_db(fill)
-    gone = {"idempotent requests": 1, "rate limits": 1, "sessions": 1, "webhook deliveries": 0}
+    gone = {"idempotent requests": 1, "rate limits": 1, "sessions": 1, "webhook deliveries": 0, "audits": 2}
     assert await delete_all() == gone
     assert await run_in_db(read_keys) == {"not yet a day", "new"}
     left = await run_in_db(lambda: set(RateLimit.objects.values_list("subject", flat=True)))
@@ -95,6 +105,14 @@ async def test_requests_are_remembered_for_as_long_as_the_setting_says(settings:
     await run_in_db(lambda: remember("four days", age=4 * DAY))
     await delete_all()
     assert await run_in_db(read_keys) == {"two days"}
+
+
+async def test_the_latest_audit_stays_however_old(settings: Any) -> None:
+    settings.AUDIT_KEEP = 3600.0
+    for days in (3, 2):
+        await run_in_db(audit, age=days * DAY)
+    assert (await delete_all())["audits"] == 2  # the run and its violation
+    assert await run_in_db(AuditRun.objects.count) == 1
 
 
 async def test_many_rows_go_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +231,7 @@ async def test_worker_keeps_house_again_and_again_and_says_so(
     await asyncio.wait_for(running, 5)
     lines = [record.getMessage() for record in caplog.records]
     said = "deleted what had served its time: 0 idempotent requests, 1 rate limits, 0 sessions, "
-    assert lines == 2 * [f"{said}0 webhook deliveries"]
+    assert lines == 2 * [f"{said}0 webhook deliveries, 0 audits"]
 
 
 async def test_stopping_does_not_wait_for_the_interval_nor_for_the_rest(
