@@ -21,6 +21,18 @@ from orders.worker import build_worker
 from tests.processes import Crew
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help="races and crashes at the size of `make proof`, not of CI"
+    )
+
+
+@pytest.fixture
+def is_full(request: pytest.FixtureRequest) -> bool:
+    """Whether to run at full size."""
+    return bool(request.config.getoption("--full"))
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
     """As pytest-django's, but the database threads let go of the test database before it is dropped."""

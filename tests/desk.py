@@ -27,10 +27,20 @@ STEPS = ["create_order", "reserve_inventory", "process_payment", "send_confirmat
 UNDOS = ["refund_payment", "release_inventory", "cancel_order", "send_cancellation_email"]
 
 
-def place(items: list[Item] | None = None, *, token: str = "tok_ok", email: str = EMAIL) -> Order:
+def place(
+    items: list[Item] | None = None,
+    *,
+    token: str = "tok_ok",
+    email: str = EMAIL,
+    order_id: UUID | None = None,
+) -> Order:
     """Accept an order through the desk, as every door does."""
     return desk.place_order(
-        customer_email=email, items=items or HEADPHONES, actor="test", payment_token=token
+        customer_email=email,
+        items=items or HEADPHONES,
+        actor="test",
+        payment_token=token,
+        order_id=order_id,
     ).order
 
 

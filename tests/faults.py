@@ -1,10 +1,13 @@
 """Faults and breakpoints inside the real database: triggers that fail a statement N times, or hold it."""
 
 import asyncio
+import os
+import smtplib
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email import message_from_bytes
 from typing import Any
 
 import psycopg
@@ -28,14 +31,21 @@ def connect() -> "psycopg.Connection[tuple[object, ...]]":
 
 
 def _create_trigger(
-    db: "psycopg.Connection[tuple[object, ...]]", name: str, table: str, event: str, when: str, body: str
+    db: "psycopg.Connection[tuple[object, ...]]",
+    name: str,
+    table: str,
+    event: str,
+    when: str,
+    body: str,
+    *,
+    timing: str = "BEFORE",
 ) -> None:
     db.execute(
         f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
         f"BEGIN {body} RETURN NEW; END $$"
     )
     db.execute(
-        f"CREATE TRIGGER {name} BEFORE {event} ON {table} FOR EACH ROW "
+        f"CREATE TRIGGER {name} {timing} {event} ON {table} FOR EACH ROW "
         f"WHEN ({when}) EXECUTE FUNCTION {name}()"
     )
 
@@ -73,12 +83,16 @@ class Pause:
         self.key = key
 
     def is_reached(self) -> bool:
+        return self.count_waiting() != 0
+
+    def count_waiting(self) -> int:
         row = self.db.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted "
             "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             [self.key],
         ).fetchone()
-        return row is not None and row[0] != 0
+        assert row is not None
+        return int(str(row[0]))
 
     def release(self) -> None:
         self.db.execute("SELECT pg_advisory_unlock_all()")
@@ -89,12 +103,15 @@ class Pause:
 
 
 @contextmanager
-def pausing(table: str, event: str, *, when: str = "true", key: int = FIRST_PAUSE) -> Iterator[Pause]:
-    """The statement waits at a breakpoint until it is released (or this block ends)."""
+def pausing(
+    table: str, event: str, *, when: str = "true", key: int = FIRST_PAUSE, timing: str = "BEFORE"
+) -> Iterator[Pause]:
+    """The statement waits at a breakpoint, its rows locked, until it is released (or this block ends)."""
     name = f"test_pause_{key}"
     with connect() as db:
         db.execute("SELECT pg_advisory_lock(%s)", [key])
-        _create_trigger(db, name, table, event, when, f"PERFORM pg_advisory_xact_lock({key});")
+        hold = f"PERFORM pg_advisory_xact_lock_shared({key});"
+        _create_trigger(db, name, table, event, when, hold, timing=timing)
         pause = Pause(db, key)
         try:
             yield pause
@@ -128,15 +145,21 @@ def pausing_commit(table: str, *, key: int = FIRST_PAUSE + 1) -> Iterator[Pause]
             _drop_trigger(db, name, table)
 
 
-def is_blocked(statement: str) -> bool:
-    """Whether a statement that contains this text waits for a lock in the test's database."""
+def count_blocked(statement: str) -> int:
+    """How many statements that contain this text wait for a lock in the test's database."""
     with connect() as db:
         row = db.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
             "AND wait_event_type = 'Lock' AND query LIKE %s",
             [f"%{statement}%"],
         ).fetchone()
-    return row is not None and row[0] != 0
+    assert row is not None
+    return int(str(row[0]))
+
+
+def is_blocked(statement: str) -> bool:
+    """Whether any does."""
+    return count_blocked(statement) != 0
 
 
 @contextmanager
@@ -194,3 +217,57 @@ def serving(handler: object) -> Iterator[int]:
         yield port
     finally:
         controller.stop()
+
+
+class Relay:
+    """An SMTP server before the sink. The recipient's local part says what becomes of which mail:
+
+    `lose-KIND-...`: the first of that kind is delivered and the connection cut before the answer.
+    `delay-KIND-...`: delivered when `may_deliver` is set, whatever has become of the sender.
+    `refuse-KIND-...`: not taken now.
+    """
+
+    def __init__(self) -> None:
+        self.may_deliver = threading.Event()
+        self.lost: set[str] = set()
+        self.held: set[str] = set()
+        self.delivered_late: set[str] = set()
+        self.late: list[asyncio.Task[None]] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        message_id = str(message_from_bytes(envelope.content)["Message-ID"]).strip("<>")
+        kind = "copy" if message_id.partition("@")[0].count(".") == 2 else message_id.partition(".")[0]
+        to = envelope.rcpt_tos[0]
+        if to.startswith(f"refuse-{kind}-"):
+            return "451 Not now"
+        if to.startswith(f"delay-{kind}-"):
+            # A task of its own: the server's ends with the connection.
+            self.late.append(asyncio.create_task(self.deliver_late(envelope)))
+            self.held.add(to)
+            await asyncio.shield(self.late[-1])
+            return "250 OK"
+        await asyncio.to_thread(self.deliver, envelope)
+        if to.startswith(f"lose-{kind}-") and message_id not in self.lost:
+            self.lost.add(message_id)
+            server.transport.abort()
+        return "250 OK"
+
+    async def deliver_late(self, envelope: Any) -> None:
+        await asyncio.to_thread(self.may_deliver.wait, 300)
+        await asyncio.to_thread(self.deliver, envelope)
+        self.delivered_late.update(envelope.rcpt_tos)
+
+    def deliver(self, envelope: Any) -> None:
+        with smtplib.SMTP(os.environ["EMAIL_HOST"], int(os.environ["EMAIL_PORT"]), timeout=20) as sink:
+            sink.sendmail(envelope.mail_from, envelope.rcpt_tos, envelope.content)
+
+
+@contextmanager
+def relaying() -> Iterator[tuple[int, Relay]]:
+    """A relay to the mail sink; gives its port."""
+    relay = Relay()
+    with serving(relay) as port:
+        try:
+            yield port, relay
+        finally:
+            relay.may_deliver.set()

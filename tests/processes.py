@@ -16,6 +16,8 @@ from psycopg.conninfo import make_conninfo
 
 PROJECT = Path(__file__).resolve().parents[1]
 GRACE = 10.0
+# As DJANGO_SETTINGS_MODULE: the settings of a process with CRASH_POINTS, or UNGUARDED.
+SWITCHED = "tests.switches.settings"
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, within: float = 40.0) -> float:

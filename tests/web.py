@@ -14,16 +14,14 @@ from tests.processes import PROJECT, build_environment, wait_until
 
 
 @contextmanager
-def serving(
-    app: str = "config.wsgi", *, workers: int = 2, threads: int = 8, **variables: str
-) -> Iterator[str]:
+def serving(*, workers: int = 2, threads: int = 8, **variables: str) -> Iterator[str]:
     """Gunicorn with so many processes and threads, as the shop runs it; gives its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
         with subprocess.Popen(
             [
-                *(sys.executable, "-m", "gunicorn", app, "--bind", f"fd://{listener.fileno()}"),
+                *(sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"fd://{listener.fileno()}"),
                 *("--workers", str(workers), "--worker-class", "gthread", "--threads", str(threads)),
                 *("--no-control-socket", "--log-level", "warning"),
             ],

@@ -13,6 +13,8 @@ from django.db import connection
 from orders.clients import create_key
 from orders.models import IdempotentRequest, Order, OutboxMessage, Scope
 from tests.e2e.api import ORDERS, make_client, order_body
+from tests.processes import SWITCHED
+from tests.switches.guards import IDEMPOTENCY_LOCK
 from tests.web import serving
 
 PARALLEL = 50
@@ -101,7 +103,7 @@ def without_unique_rows(shop: None) -> Iterator[None]:
 
 def test_without_the_guard_it_is_several(headers: dict[str, str], without_unique_rows: None) -> None:
     """The control: the same requests do race. The lock and the unique row are off, the look-up is not."""
-    with serving("tests.unguarded") as address:
+    with serving(DJANGO_SETTINGS_MODULE=SWITCHED, UNGUARDED=IDEMPOTENCY_LOCK) as address:
         worst = 0
         for played in play(address, headers, ROUNDS):
             worst = max(worst, played.orders)

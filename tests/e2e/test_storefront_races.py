@@ -16,7 +16,7 @@ from orders.models import Order
 from orders.services import Decision
 from orders.storefront import session
 from tests.e2e.storefront import cart_of, fill_cart, open_form, page_of, read
-from tests.faults import connect, pausing
+from tests.faults import count_blocked, pausing
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.usefixtures("shop")
@@ -54,16 +54,6 @@ def send_at_once(browser: Browser, form: dict[str, str]) -> list[Any]:
 
     with ThreadPoolExecutor(CLICKS) as pool:
         return list(pool.map(in_thread(click), [tab_of(browser) for _ in range(CLICKS)]))
-
-
-def count_blocked() -> int:
-    """How many statements about sessions wait for a lock."""
-    with connect() as db:
-        rows = db.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
-            "AND wait_event_type = 'Lock' AND query LIKE '%django_session%'"
-        )
-        return len(rows.fetchall())
 
 
 def unlock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +110,10 @@ def test_a_tab_that_changes_the_cart_while_it_is_ordered(
         adding = pool.submit(
             in_thread(tab_of(browser).post), "/cart/add/", {"sku": "PEN-BRASS", "quantity": "1"}
         )
-        wait_until(lambda: count_blocked() == 2, "the other tab waits as well, for the row or to write")
+        wait_until(
+            lambda: count_blocked("django_session") == 2,
+            "the other tab waits as well, for the row or to write",
+        )
         pause.release()
         placed = Order.objects.get(pk=form["order_id"]) if ordering.result(20) else None
         assert adding.result(20).status_code == 302

@@ -9,7 +9,6 @@ from temporalio.worker import UnsandboxedWorkflowRunner
 
 from config.temporal import run_in_db
 from inventory.models import StockItem
-from inventory.services import adjust_stock
 from orders import desk
 from orders.models import Order, OrderStatus, OutboxMessage
 from orders.services import Item
@@ -324,25 +323,6 @@ async def test_rollback_ignores_further_cancels(worker: Client) -> None:
         await saga_of(worker, order).cancel()
     assert await saga_of(worker, order).result() == "cancelled"
     assert undos_of(await fetch(order)) == NOTHING_CHARGED
-
-
-async def test_fifty_orders_for_the_last_unit_and_one_completes(worker: Client) -> None:
-    """The service's own race, and the control without its guard, are in tests/unit/test_inventory.py."""
-
-    def leave_one() -> None:
-        item = StockItem.objects.get(product__sku="LAMP-DESK")
-        adjust_stock(product_id=item.product_id, change=1 - item.available, note="test")
-
-    await run_in_db(leave_one)
-    orders = [await aplace([Item("LAMP-DESK", 1)]) for _ in range(50)]
-    await hand_over(worker)
-    endings = await asyncio.gather(*(saga_of(worker, order).result() for order in orders))
-    assert sorted(endings) == ["cancelled"] * 49 + ["completed"]
-    failures = await run_in_db(lambda: list(Order.objects.values_list("failure_type", flat=True)))
-    assert sorted(failures) == ["", *["OutOfStock"] * 49]
-    ledgers = [await gateway_ledger(order) for order in orders]
-    assert sorted(ledgers) == [*([[]] * 49), ["charge"]]
-    await acheck_stock_sums()
 
 
 async def test_charge_the_gateway_calls_malformed_rolls_back(worker: Client) -> None:

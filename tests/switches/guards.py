@@ -1,0 +1,161 @@
+"""The guards that the races and the crash matrix can go without, to show that each is needed.
+
+Each is taken away by a patch that keeps everything of the original but the guard itself.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+from uuid import UUID, uuid4
+
+from inventory import services as inventory
+from inventory.models import StockItem
+from orders import dispatch, idempotency, repairs
+from orders.idempotency import KeyedRequest
+from orders.models import Order, OrderLine, OutboxMessage, StepKey
+from orders.models.trail import StepKeyManager
+from payments import services as payments
+from payments.gateways.protocol import Charge
+from payments.gateways.sandbox import SandboxGateway
+
+CONDITIONAL_UPDATE = "conditional update of stock"
+ORDER_OF_LOCKS = "order of locks"
+SKIP_LOCKED = "skip locked"
+IDEMPOTENCY_LOCK = "idempotency lock"
+CHARGE_KEY = "charge key"
+REFUND_KEY = "refund key"
+TOMBSTONE = "tombstone"
+CLOSE = "close"
+IN_FLIGHT = "in flight"
+
+IsOff = Callable[[str], bool]
+
+
+def put_in(is_off: IsOff) -> None:
+    """Patch this process for good. `is_off` is asked on each use: a guard can be off for some orders."""
+    for patch in build_patches(is_off):
+        patch.start()
+
+
+@contextmanager
+def without(*guards: str) -> Iterator[None]:
+    """This process goes without these guards while the block runs."""
+    with ExitStack() as stack:
+        for patch in build_patches(lambda guard: guard in guards):
+            stack.enter_context(patch)
+        yield
+
+
+class SeenObjects:
+    """A model's manager, some of whose methods are others."""
+
+    def __init__(self, manager: Any, methods: dict[str, Callable[..., Any]]) -> None:
+        self._manager = manager
+        self._methods = methods
+
+    def __getattr__(self, name: str) -> Any:
+        return self._methods.get(name) or getattr(self._manager, name)
+
+
+class Seen:
+    """A model as one module sees it."""
+
+    def __init__(self, model: Any, **methods: Callable[..., Any]) -> None:
+        self._model = model
+        self.objects = SeenObjects(model.objects, methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, **fields: Any) -> Any:
+        return self._model(**fields)
+
+
+def build_patches(is_off: IsOff) -> Iterator[Any]:
+    """The patches, not yet applied."""
+    yield mock.patch.object(inventory, "StockItem", Seen(StockItem, filter=take_stock(is_off)))
+    yield mock.patch.object(inventory, "OrderLine", Seen(OrderLine, filter=list_lines(is_off)))
+    yield mock.patch.object(
+        dispatch, "OutboxMessage", Seen(OutboxMessage, select_for_update=lock_messages(is_off))
+    )
+    yield mock.patch.object(idempotency, "lock_key", lock_key(is_off, idempotency.lock_key))
+    yield mock.patch.object(payments, "charge_key", vary_key(is_off, CHARGE_KEY, payments.charge_key))
+    yield mock.patch.object(payments, "refund_key", vary_key(is_off, REFUND_KEY, payments.refund_key))
+    yield mock.patch.object(StepKeyManager, "lock_step", lock_step(is_off, StepKeyManager.lock_step))
+    yield mock.patch.object(SandboxGateway, "close", close_key(is_off, SandboxGateway.close))
+    yield mock.patch.object(repairs, "_check_stuck", check_stuck(is_off, repairs._check_stuck))
+
+
+def take_stock(is_off: IsOff) -> Callable[..., Any]:
+    """Off: look whether there is enough, then take it, in two statements instead of one."""
+
+    def filter_stock(*conditions: Any, **wanted: Any) -> Any:
+        items = StockItem.objects.filter(*conditions, **wanted)
+        if "available__gte" not in wanted or not is_off(CONDITIONAL_UPDATE):
+            return items
+        found = list(items.values_list("pk", flat=True))
+        return StockItem.objects.filter(pk__in=found)
+
+    return filter_stock
+
+
+def list_lines(is_off: IsOff) -> Callable[..., Any]:
+    """Off: the lines, and so the locks, in the order in which the customer named them."""
+
+    def filter_lines(*conditions: Any, **wanted: Any) -> Any:
+        lines = OrderLine.objects.filter(*conditions, **wanted)
+        return mock.Mock(order_by=lambda *_: lines.order_by("pk")) if is_off(ORDER_OF_LOCKS) else lines
+
+    return filter_lines
+
+
+def lock_messages(is_off: IsOff) -> Callable[..., Any]:
+    """Off: dispatchers read the outbox without a lock."""
+
+    def select_messages(*arguments: Any, **options: Any) -> Any:
+        if is_off(SKIP_LOCKED):
+            return OutboxMessage.objects.all()
+        return OutboxMessage.objects.select_for_update(*arguments, **options)
+
+    return select_messages
+
+
+def lock_key(is_off: IsOff, original: Callable[[KeyedRequest], bool]) -> Callable[[KeyedRequest], bool]:
+    """Off: everybody gets the lock of an Idempotency-Key."""
+    return lambda request: is_off(IDEMPOTENCY_LOCK) or original(request)
+
+
+def vary_key(is_off: IsOff, guard: str, original: Callable[[UUID | str], str]) -> Callable[[UUID | str], str]:
+    """Off: every call of the gateway has a key of its own."""
+    return lambda order_id: original(order_id) + (f":{uuid4()}" if is_off(guard) else "")
+
+
+def lock_step(is_off: IsOff, original: Callable[..., StepKey]) -> Callable[..., StepKey]:
+    """Off: a step does not look whether it was undone."""
+
+    def lock(self: StepKeyManager, order_id: UUID | str, step: str) -> StepKey:
+        return self.lock(order_id, step) if is_off(TOMBSTONE) else original(self, order_id, step)
+
+    return lock
+
+
+def close_key(is_off: IsOff, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Off: the refund asks whether there is a charge, and does not shut its key."""
+
+    async def close(self: SandboxGateway, *, key: str) -> Charge | None:
+        if is_off(CLOSE):
+            return await self.find(key=key)
+        found: Charge | None = await original(self, key=key)
+        return found
+
+    return close
+
+
+def check_stuck(is_off: IsOff, original: Callable[..., Order]) -> Callable[..., Order]:
+    """Off: an undo may be settled while an attempt of it is in flight."""
+
+    def check(order_id: UUID | str, undo: str) -> Order:
+        return Order.objects.get(pk=order_id) if is_off(IN_FLIGHT) else original(order_id, undo)
+
+    return check
