@@ -367,6 +367,17 @@ OUTBOX_POLL_INTERVAL = float(os.environ.get("OUTBOX_POLL_INTERVAL", "0.5"))
 OUTBOX_RETRY_MAXIMUM = 10.0
 OUTBOX_ATTENTION_AFTER = float(os.environ.get("OUTBOX_ATTENTION_AFTER", "60"))
 
+# --- repair of lost sagas (seconds) ---
+# How often sagas are looked for that Temporal has lost; 0: never.
+REPAIR_INTERVAL = float(os.environ.get("REPAIR_INTERVAL", "60"))
+# How long an order on its way must have shown no sign. Longer than an attempt can take: what the lost saga
+# had under way is over by then.
+REPAIR_AFTER = float(os.environ.get("REPAIR_AFTER", "30"))
+if REPAIR_INTERVAL < 0:
+    raise ImproperlyConfigured("REPAIR_INTERVAL must be above 0, or 0 for never.")
+if REPAIR_AFTER <= SAGA_ATTEMPT_TIMEOUT:
+    raise ImproperlyConfigured("REPAIR_AFTER must be above SAGA_ATTEMPT_TIMEOUT: raise both together.")
+
 # --- housekeeping: what is deleted when it has served its time (seconds) ---
 HOUSEKEEPING_INTERVAL = read_seconds("HOUSEKEEPING_INTERVAL", default="600")
 

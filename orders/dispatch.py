@@ -14,7 +14,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from config.temporal import DatabaseBusy, background, run_in_db
-from orders.models import Order, OrderStatus, OutboxKind, OutboxMessage
+from orders.models import STARTS, Order, OrderStatus, OutboxKind, OutboxMessage
 from orders.sagas.policy import SagaInput, SagaPolicy
 
 logger = logging.getLogger("orders.dispatch")
@@ -63,7 +63,7 @@ async def deliver(client: Client, message: OutboxMessage) -> bool:
     Doing it twice is harmless: a started workflow is not started again, and signals are idempotent.
     """
     try:
-        if message.kind == OutboxKind.START:
+        if message.kind in STARTS:
             await start_saga(client, message)
         else:
             await signal_saga(client, message)
@@ -76,7 +76,14 @@ async def deliver(client: Client, message: OutboxMessage) -> bool:
 
 
 async def start_saga(client: Client, message: OutboxMessage) -> None:
-    """Start the saga under its order's workflow id. Already started, or ended, is success."""
+    """Start the saga under its order's workflow id. Already started, or ended, is success.
+
+    A repair starts it also where one of that id has ended, which is why there is a repair. Delivered twice,
+    it finds the order rolled back.
+    """
+    reuse = WorkflowIDReusePolicy.REJECT_DUPLICATE
+    if message.kind == OutboxKind.REPAIR:
+        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
     try:
         await client.start_workflow(
             message.name,
@@ -87,7 +94,7 @@ async def start_saga(client: Client, message: OutboxMessage) -> None:
             id=message.workflow_id,
             task_queue=settings.SAGA_TASK_QUEUE,
             memo={"request_id": message.request_id} if message.request_id else None,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            id_reuse_policy=reuse,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             rpc_timeout=timedelta(seconds=settings.TEMPORAL_RPC_TIMEOUT),
         )

@@ -10,12 +10,12 @@ from django.db.models import Prefetch
 
 from orders.models import (
     FINISHED_STATES,
+    STARTS,
     AttentionFlag,
     CancelRequest,
     Order,
     OrderQuerySet,
     OrderStatus,
-    OutboxKind,
     OutboxMessage,
     TrailEntry,
 )
@@ -117,9 +117,8 @@ def list_rolled_back_orders() -> OrderQuerySet:
 
 def list_workflow_ids(order: Order) -> list[str]:
     """The ids of the order's sagas in Temporal, the first one first."""
-    return list(
-        OutboxMessage.objects.filter(order=order, kind=OutboxKind.START).values_list("workflow_id", flat=True)
-    )
+    started = OutboxMessage.objects.filter(order=order, kind__in=STARTS)
+    return list(dict.fromkeys(started.values_list("workflow_id", flat=True)))
 
 
 def list_open_flags(order: Order) -> list[AttentionFlag]:

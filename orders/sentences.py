@@ -45,6 +45,7 @@ NAMES: dict[str, str] = {
     "send_confirmation_email": "The confirmation mail for",
     "complete_order": "The completion of",
     "begin_rollback": "The start of the rollback of",
+    "saga_lost": "The loss of the saga of",
     "refund_payment": "The refund{amount} for",
     "release_inventory": "The release of stock for",
     "cancel_order": "The cancelling of",

@@ -21,6 +21,7 @@ from notifications.models import EmailKind, EmailMessage, EmailState
 from orders.models import (
     ALLOWED_MOVES,
     ALREADY_FINAL,
+    FINISHED_STATES,
     STEPS,
     ActionKind,
     ApiClient,
@@ -185,7 +186,7 @@ def tell_temporal(
     )
 
 
-def _move(order_id: UUID | str, to: OrderStatus, **changes: Any) -> bool:
+def move_order(order_id: UUID | str, to: OrderStatus, **changes: Any) -> bool:
     """Move the order by one conditional UPDATE along ALLOWED_MOVES. Returns whether it moved."""
     sources = [status for status, targets in ALLOWED_MOVES.items() if to in targets]
     return bool(Order.objects.filter(pk=order_id, status__in=sources).update(status=to, **changes))
@@ -213,7 +214,7 @@ def create_order(*, order_id: UUID | str) -> str | None:
     ).keys()
     if missing:
         raise OrderNotSellable(f"not on sale: {', '.join(sorted(missing))}")
-    _move(order_id, OrderStatus.CREATED)
+    move_order(order_id, OrderStatus.CREATED)
     return None
 
 
@@ -258,13 +259,16 @@ def begin_rollback(
     """Move the order to `cancelling`, note why, and close what was still running. Locks the order's row.
 
     Returns the steps that have begun, in this saga or in an earlier one that Temporal has lost; None for an
-    order that is cancelled or shipped: there is nothing to roll back.
+    order that is shipped, or cancelled with its customer told: there is nothing to roll back.
     """
     order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
-    if order.status in (OrderStatus.CANCELLED, OrderStatus.SHIPPED):
+    told = TrailEntry.objects.filter(
+        order=order, name="send_cancellation_email", state__in=FINISHED_STATES
+    ).exists()
+    if order.status == OrderStatus.SHIPPED or (order.status == OrderStatus.CANCELLED and told):
         AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
         return None
-    _move(
+    move_order(
         order_id,
         OrderStatus.CANCELLING,
         rollback_started_at=timezone.now(),
@@ -297,7 +301,7 @@ def cancel_order(*, order_id: UUID | str) -> StepState:
     StepKey.objects.lock_undo(order_id, "create_order")
     # Every step has its tombstone by now, so none can begin after this.
     _close_running_steps(order_id)
-    if _move(order_id, OrderStatus.CANCELLED, rolled_back_at=timezone.now()):
+    if move_order(order_id, OrderStatus.CANCELLED, rolled_back_at=timezone.now()):
         WebhookDelivery.objects.publish(order_id, WebhookEvent.CANCELLED)
     return StepState.DONE
 
@@ -323,7 +327,7 @@ def request_cancel(*, order_id: UUID | str, actor: str, reason: str) -> Decision
     Order.objects.filter(pk=order_id).update(cancel_requested_at=now)
     lapse_cancel_requests(order_id)
     if order.status == OrderStatus.COMPLETED:
-        _move(
+        move_order(
             order_id,
             OrderStatus.CANCELLING,
             rollback_started_at=now,
@@ -354,7 +358,7 @@ def ship_order(*, order_id: UUID | str, actor: str, reason: str = "") -> Decisio
     Raises StateConflict for an order that is not completed, or whose cancel awaits approval. Shipping a
     shipped one changes nothing.
     """
-    shipped = _move(order_id, OrderStatus.SHIPPED, shipped_at=timezone.now())
+    shipped = move_order(order_id, OrderStatus.SHIPPED, shipped_at=timezone.now())
     order = Order.objects.get(pk=order_id)
     if not shipped:
         if order.status == OrderStatus.SHIPPED:

@@ -1,4 +1,5 @@
-"""One worker process: sagas, activities, the outbox's dispatcher, the webhooks' courier, and housekeeping."""
+"""One worker process: sagas, activities, the outbox's dispatcher, the search for lost sagas, the webhooks'
+courier, and housekeeping."""
 
 import asyncio
 import logging
@@ -27,6 +28,7 @@ from notifications.activities import (
 from orders.activities import audit_books, begin_rollback, cancel_order, complete_order, create_order
 from orders.dispatch import run_dispatcher
 from orders.housekeeping import run_housekeeping
+from orders.patrol import run_patrol
 from orders.sagas.audit_books import AuditBooks
 from orders.sagas.cancel_order import CancelOrderSaga
 from orders.sagas.place_order import PlaceOrderSaga
@@ -119,6 +121,7 @@ async def run_worker(*, index: int, stop: asyncio.Event) -> None:
         tasks.create_task(run_dispatcher(client, stop))
         tasks.create_task(keep_running("the audit's schedule", partial(keep_schedule, client), stop))
         tasks.create_task(keep_running("housekeeping", partial(run_housekeeping, stop), stop))
+        tasks.create_task(keep_running("the search for lost sagas", partial(run_patrol, client, stop), stop))
         tasks.create_task(
             keep_running("the webhooks' courier", partial(run_courier, stop, worker=identity), stop)
         )

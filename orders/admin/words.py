@@ -19,6 +19,7 @@ FINDINGS_IN_WORDS = {
     "refunded_twice": "Refunded twice",
     "refund_unchecked": "Refund not checked",
     "late_confirmation": "Confirmation sent too late",
+    "saga_lost": "Saga lost",
 }
 
 ERRORS_IN_WORDS = {
@@ -33,6 +34,7 @@ ERRORS_IN_WORDS = {
     "OutOfStock": "There was not enough stock",
     "PaymentRefused": "The payment was declined",
     "RefundRefused": "The gateway refuses the refund",
+    "SagaLost": "Temporal lost the saga",
     "TimeoutError": "There was no answer in time",
     "WorkerLost": "The worker never reported back",
 }

@@ -3,7 +3,7 @@
 from orders.models.audit import AuditRun, AuditViolation
 from orders.models.clients import API_MARK, ApiClient, ApiKey, IdempotentRequest, RateLimit, Scope
 from orders.models.order import ALLOWED_MOVES, Order, OrderLine, OrderQuerySet, OrderStatus, Rollback
-from orders.models.outbox import OutboxKind, OutboxMessage
+from orders.models.outbox import STARTS, OutboxKind, OutboxMessage, RepairRound
 from orders.models.people import (
     CUSTOMER,
     ActionKind,
@@ -15,6 +15,7 @@ from orders.models.people import (
 from orders.models.trail import (
     ALREADY_FINAL,
     FINISHED_STATES,
+    SAGA_LOST,
     STEP_OF_UNDO,
     STEPS,
     StepKey,
@@ -37,6 +38,8 @@ __all__ = [
     "API_MARK",
     "CUSTOMER",
     "FINISHED_STATES",
+    "SAGA_LOST",
+    "STARTS",
     "STEPS",
     "STEP_OF_UNDO",
     "ActionKind",
@@ -58,6 +61,7 @@ __all__ = [
     "OutboxKind",
     "OutboxMessage",
     "RateLimit",
+    "RepairRound",
     "Rollback",
     "Scope",
     "StepKey",

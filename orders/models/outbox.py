@@ -1,6 +1,6 @@
-"""What Temporal must be told."""
+"""What Temporal must be told, and when it is next asked which sagas it has lost."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import models
@@ -9,10 +9,18 @@ from django.db.models.functions import Now
 
 from orders.models.order import Order
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 class OutboxKind(models.TextChoices):
     START = "start"
     SIGNAL = "signal"
+    # The start of a rollback in the place of a saga that was lost.
+    REPAIR = "repair"
+
+
+# The kinds that start a workflow.
+STARTS = (OutboxKind.START, OutboxKind.REPAIR)
 
 
 class OutboxManager(models.Manager["OutboxMessage"]):
@@ -55,3 +63,23 @@ class OutboxMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} to {self.workflow_id}"
+
+
+class RepairRoundManager(models.Manager["RepairRound"]):
+    def claim(self) -> bool:
+        """Whether the caller is the one who looks for lost sagas now. The next round is due REPAIR_INTERVAL
+        seconds later, for whoever asks first. One conditional UPDATE decides."""
+        self.bulk_create([RepairRound(pk=1, due_at=EPOCH)], ignore_conflicts=True)
+        interval = timedelta(seconds=settings.REPAIR_INTERVAL)
+        return bool(self.filter(pk=1, due_at__lte=Now()).update(due_at=Now() + interval))
+
+
+class RepairRound(models.Model):
+    """When sagas that Temporal has lost are looked for next: one row, for all worker processes."""
+
+    due_at = models.DateTimeField()
+
+    objects = RepairRoundManager()
+
+    def __str__(self) -> str:
+        return f"due {self.due_at:%Y-%m-%d %H:%M:%S}"

@@ -13,6 +13,8 @@ from orders.refusals import AlreadyUndone
 class StepKind(models.TextChoices):
     STEP = "step"
     UNDO = "undo"
+    # What befell the saga itself.
+    SAGA = "saga"
 
 
 class StepState(models.TextChoices):
@@ -38,6 +40,9 @@ STEP_OF_UNDO: dict[str, str] = {undo: step for step, undo in STEPS.items() if un
 
 # What an activity answers when its order has left the saga's reach; it leaves no trail.
 ALREADY_FINAL = "already_final"
+
+# The trail's line, and the flag, of a saga that Temporal has lost.
+SAGA_LOST = "saga_lost"
 
 FINISHED_STATES = (StepState.DONE, StepState.NOTHING_TO_UNDO, StepState.RESOLVED)
 

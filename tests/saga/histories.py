@@ -14,8 +14,9 @@ from temporalio.client import Client
 from tests.saga.scenarios import SCENARIOS
 
 FOLDER = Path(__file__).parent / "histories"
-# What names a machine or a file of it, and means nothing to a replay.
-PRIVATE = {"stackTrace", "identity", "binaryChecksum", "workerVersion", "sdkMetadata", "requestId"}
+# What names a machine or a file of it, and means nothing to a replay. Not `sdkMetadata`: it holds the flags
+# by which the SDK decides what it checks, and without them activities could be swapped unnoticed.
+PRIVATE = {"stackTrace", "identity", "binaryChecksum", "workerVersion", "requestId"}
 
 
 def strip(value: Any) -> Any:

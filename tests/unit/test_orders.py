@@ -74,7 +74,7 @@ def test_only_allowed_moves_are_made() -> None:
         Order.objects.filter(pk=order.pk).update(
             status=source, rollback_started_at=order.accepted_at, rolled_back_at=order.accepted_at
         )
-        assert services._move(order.pk, target) == (target in ALLOWED_MOVES[source])
+        assert services.move_order(order.pk, target) == (target in ALLOWED_MOVES[source])
 
 
 def test_database_refuses_an_unknown_status() -> None:
