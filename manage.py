@@ -20,6 +20,8 @@ COMMANDS_WITHOUT_SERVICES = {
     "squashmigrations",
     "startapp",
     "startproject",
+    "proof",  # starts services of its own, as `storm` does
+    "storm",  # starts services of its own, and kills them
     "test",  # the test suite attaches to services of its own
     "version",
 }

@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
+import signal
 import smtplib
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ from typing import Any
 
 import psutil
 import psycopg
+import pytest
 from temporalio.client import Client
 
 from config.embedded import catalogue, read_status
@@ -68,6 +72,22 @@ class RunningClient:
     def kill(self) -> None:
         self.process.kill()
         self.leave()
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Short (a socket's path is), and walkable for PostgreSQL's account when we are root."""
+    top = Path(tempfile.mkdtemp(prefix="odt-", dir="/tmp"))
+    top.chmod(0o755)
+    path = top / "data"
+    yield path
+    for pid in find_processes(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until_nothing_is_left(path)
+    shutil.rmtree(top)
+    if name_outside_place(path).exists():
+        shutil.rmtree(name_outside_place(path))
 
 
 def client_environment(data_dir: Path) -> dict[str, str]:

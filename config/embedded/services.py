@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,11 +35,12 @@ class Service(Protocol):
     def list_ports(self) -> dict[str, int]: ...
 
 
-def build_services(data: DataDir) -> dict[str, Service]:
+def build_services(data: DataDir, *, ui_ports: Sequence[int] = PREFERRED_UI_PORTS) -> dict[str, Service]:
+    """`ui_ports` are wanted for Temporal's UI, where people look for it; none: any port will do."""
     ports = PortBook(data.ports)
     services: list[Service] = [
         PostgresService(data, ports),
-        TemporalService(data, ports),
+        TemporalService(data, ports, ui_ports),
         GatewayService(data, ports),
         MailService(data, ports),
     ]
@@ -75,9 +77,10 @@ class TemporalService:
     minded = True
     account: Account | None = None
 
-    def __init__(self, data: DataDir, ports: PortBook) -> None:
+    def __init__(self, data: DataDir, ports: PortBook, ui_ports: Sequence[int]) -> None:
         self.data = data
         self.ports = ports
+        self.ui_ports = ui_ports
         self.database = data.path / "temporal.db"
         self.complete = data.path / "temporal.db.complete"  # it has been ready once
         self.marker = str(self.database)
@@ -96,10 +99,10 @@ class TemporalService:
             self.port = self.ports.pick("temporal")
             self.http_port = self.ports.pick("temporal-http")
             self.metrics_port = self.ports.pick("temporal-metrics")
-            self.ui_port = self.ports.pick("temporal-ui", PREFERRED_UI_PORTS)
-            taken = self.ui_port != PREFERRED_UI_PORTS[0]
+            self.ui_port = self.ports.pick("temporal-ui", self.ui_ports)
+            taken = self.ui_ports and self.ui_port != self.ui_ports[0]
             self.notes = (
-                [f"port {PREFERRED_UI_PORTS[0]} is taken, Temporal UI is on http://127.0.0.1:{self.ui_port}"]
+                [f"port {self.ui_ports[0]} is taken, Temporal UI is on http://127.0.0.1:{self.ui_port}"]
                 if taken
                 else []
             )

@@ -105,8 +105,10 @@ def listens_on(pid: int, port: int) -> bool:
 class Stack:
     """Child processes of one command. They end with it, even when it is killed with -9."""
 
-    def __init__(self, *, log_dir: Path, quiet: bool) -> None:
+    def __init__(self, *, log_dir: Path, quiet: bool, environment: dict[str, str] | None = None) -> None:
+        """`environment` stands in for our own, for a stack that is not to share our services."""
         self.log_dir = log_dir
+        self.environment = environment
         self.quiet = quiet
         self.children: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.files = ExitStack()
@@ -201,7 +203,7 @@ class Stack:
             stdout=output or sys.stderr,
             stderr=output or sys.stderr,
             cwd=settings.BASE_DIR,
-            env={**os.environ, **(environment or {})},
+            env={**(os.environ if self.environment is None else self.environment), **(environment or {})},
             start_new_session=True,
         )
         self.children.append((name, process))

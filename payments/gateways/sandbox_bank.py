@@ -63,9 +63,9 @@ class Bank:
                 return Silence(hold_seconds=seconds)
             case Fault(name="reset"):
                 return Silence()
-            case Fault(name="answer_lost"):
+            case Fault(name="answer_lost", seconds=seconds):
                 self.apply(request)
-                return Silence()
+                return Silence(hold_seconds=seconds)
             case Fault(name="delayed", seconds=seconds):
                 self._apply_later(request, seconds)
                 return Silence()

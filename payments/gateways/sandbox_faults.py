@@ -10,10 +10,11 @@ Token grammar, parsed only by `parse_token`:
               | "error_500" | "rate_limited" | "hang" | "reset" | "answer_lost" | "delayed"
 
 `_x3`: only the first 3 requests of that operation under the same key (counted in the ledger file, so a
-restart does not start over). `_s1.5`: seconds, for hang (how long it holds, default 30), delayed (when it
-arrives, default 2) and rate_limited (Retry-After, default 1). Rules for one operation take turns: the next
-begins when the one before is used up. Examples: tok_ok, tok_declined, tok_ok__close_hang_s5_x1,
-tok_answer_lost_x1__refund_error_500_x2. Any other string is an unknown token, which the gateway declines.
+restart does not start over). `_s1.5`: seconds, for hang (how long it holds, default 30), answer_lost (how
+long it holds after it has done as asked, default 0), delayed (when it arrives, default 2) and rate_limited
+(Retry-After, default 1). Rules for one operation take turns: the next begins when the one before is used up.
+Examples: tok_ok, tok_declined, tok_ok__close_hang_s5_x1, tok_answer_lost_x1__refund_error_500_x2. Any other
+string is an unknown token, which the gateway declines.
 """
 
 import random
@@ -33,7 +34,7 @@ FAULTS: dict[str, tuple[str, ...]] = {  # fault -> the operations it makes sense
     "answer_lost": OPERATIONS,
     "delayed": OPERATIONS,
 }
-DEFAULT_SECONDS = {"hang": 30.0, "delayed": 2.0, "rate_limited": 1.0}
+DEFAULT_SECONDS = {"hang": 30.0, "answer_lost": 0.0, "delayed": 2.0, "rate_limited": 1.0}
 MAX_SECONDS = 3600.0
 
 _RULE = re.compile(

@@ -77,6 +77,7 @@ PATCHED = 'if workflow.patched("pause-before-payment"):'
 def place_one_that_waits(start: Callable[..., Crew]) -> Order:
     """An order under this code whose payment is tried again and again; its workers have been stopped."""
     crew = start(1)
+    crew.wait_ready(1)
     order = place(token="tok_error_500")
     wait_until(
         lambda: ("process_payment", "failed") in read_trail(get_order(order.pk)),

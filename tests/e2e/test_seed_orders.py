@@ -26,7 +26,7 @@ from notifications.models import EmailMessage
 from orders import selectors
 from orders.management.commands import seed_orders
 from orders.management.seeding import copying
-from orders.management.seeding.books import make_rows
+from orders.management.seeding.books import count_seconds, make_rows
 from orders.models import (
     ApiKey,
     CancelRequest,
@@ -379,3 +379,8 @@ def test_command_line_tells_wrong_use_apart() -> None:
     )
     assert (done.returncode, "--count takes a number from 1 to" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_many_short_waits_are_more_than_a_float_can_double(settings: Any) -> None:
+    settings.SAGA_RETRY_MAXIMUM = 5.0
+    assert count_seconds(2000) == pytest.approx(1 + 2 + 4 + 5 * 1996)

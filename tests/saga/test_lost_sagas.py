@@ -12,6 +12,8 @@ from temporalio.service import RPCError
 from config.temporal import run_in_db
 from orders import desk, lost, patrol
 from orders.attention import list_work
+from orders.audit.books import audit_books
+from orders.audit.rule import Scope
 from orders.models import SAGA_LOST, AttentionFlag, Order, OrderStatus, OutboxMessage
 from orders.selectors import is_settled, summarise_trail
 from tests.conftest import until
@@ -101,6 +103,8 @@ async def check_rolled_back(order: Order, *, losses: int = 1) -> None:
     assert [(entry.kind, entry.state) for entry in lines] == [("saga", "lost")] * losses
     assert await run_in_db(read_open_flags, order=order) == [SAGA_LOST]
     await acheck_stock_sums()
+    report = await audit_books(Scope(order_id=order.pk), ask_temporal=False)
+    assert [violation.sentence for violation in report.violations] == []
 
 
 def read_open_flags(order: Order) -> list[str]:

@@ -1,22 +1,17 @@
 """Fixtures of the unit tests: a sandbox gateway for each module, a data dir for each test."""
 
-import contextlib
-import os
-import shutil
-import signal
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config.embedded.postgres import name_outside_place
 from payments.gateways.sandbox import SandboxGateway
 from tests.gateway import Server, run_server
-from tests.local_services import find_processes, wait_until_nothing_is_left
+from tests.local_services import data_dir
 from tests.receiver import Receiver, receiving
+
+__all__ = ["data_dir"]
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +39,6 @@ async def hasty(server: Server) -> AsyncIterator[SandboxGateway]:
 @pytest.fixture
 def key() -> str:
     return f"order-{uuid.uuid4()}"
-
-
-@pytest.fixture
-def data_dir() -> Iterator[Path]:
-    """Short (a socket's path is), and walkable for PostgreSQL's account when we are root."""
-    top = Path(tempfile.mkdtemp(prefix="odt-", dir="/tmp"))
-    top.chmod(0o755)
-    path = top / "data"
-    yield path
-    for pid in find_processes(path):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_until_nothing_is_left(path)
-    shutil.rmtree(top)
-    if name_outside_place(path).exists():
-        shutil.rmtree(name_outside_place(path))
 
 
 @pytest.fixture

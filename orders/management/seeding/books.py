@@ -95,7 +95,8 @@ LONGEST = 14
 def count_seconds(attempts: int) -> float:
     """From a step's first attempt to the start of its attempt number `attempts`, by the sagas' back-off."""
     return sum(
-        min(settings.SAGA_RETRY_INITIAL * 2.0**failed, settings.SAGA_RETRY_MAXIMUM)
+        # Doubled no further than a float goes: with a short maximum there are a thousand attempts in an hour.
+        min(settings.SAGA_RETRY_INITIAL * 2.0 ** min(failed, 64), settings.SAGA_RETRY_MAXIMUM)
         for failed in range(attempts - 1)
     )
 
