@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.locked
-# Two test processes on two cores; the suite waits on databases more than it computes.
-TEST_PROCESSES ?= 2
+# Three test processes on two cores: one mostly waits, for servers that were killed to come back.
+TEST_PROCESSES ?= 3
 
 .PHONY: setup demo dev test lint format proof bench clean
 
@@ -31,7 +31,7 @@ lint: setup
 	DJANGO_ALLOWED_HOSTS=shop.example $(BIN)/python manage.py check --deploy --fail-level WARNING
 
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from django.conf import settings
 from django.db import connections
 from temporalio.client import Client
 from temporalio.worker import WorkflowRunner
@@ -20,11 +21,23 @@ from inventory.catalogue import seed_catalogue
 from orders.worker import build_worker
 from tests.processes import Crew
 
+LONGEST = ("crash", "races")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="races and crashes at the size of `make proof`, not of CI"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.PASSWORD_HASHERS = ["tests.hashers.QuickHasher"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest and mostly waits: one process has it, while the others compute."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
 
 
 @pytest.fixture

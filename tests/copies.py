@@ -25,7 +25,7 @@ class ProjectCopy:
         return {**os.environ, **build_environment(), "GIT_CEILING_DIRECTORIES": self.ceiling}
 
     def try_run(
-        self, *command: str, text: str | None = None, timeout: float = 100
+        self, *command: str, text: str | None = None, timeout: float = 250
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy, however it ends."""
         return subprocess.run(

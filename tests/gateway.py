@@ -25,6 +25,7 @@ class Server:
     """A running sandbox server, with its ledger and switches at hand."""
 
     def __init__(self, ledger: Path, *options: str, port: int = 0, env: dict[str, str] | None = None) -> None:
+        self.ledger = ledger
         command = [sys.executable, "-m", "payments.gateways.sandbox_server", "--ledger", str(ledger)]
         self.process = subprocess.Popen(
             [*command, "--port", str(port), "--exit-on-stdin-eof", *options],

@@ -59,7 +59,7 @@ class Crew:
         return [int(pid) for pid in self.find(rf"\[{worker}\] .* ready: \S+:(\d+) ")]
 
     def wait_ready(self, count: int) -> None:
-        wait_until(lambda: len(self.pids_of()) >= count, f"{count} workers are ready: {self.lines[-20:]}")
+        wait_until(lambda: len(self.pids_of()) >= count, f"{count} workers are ready")
         self.seen.update({child.pid: child for child in psutil.Process(self.process.pid).children()})
 
     def clean_up(self) -> None:
@@ -74,6 +74,7 @@ class Crew:
         self.reader.join(10)
         assert self.process.stderr is not None
         self.process.stderr.close()
+        print(*self.lines[-40:], sep="\n")  # pytest shows it where the test fails
 
 
 def build_environment() -> dict[str, str]:

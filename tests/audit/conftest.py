@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,23 @@ class Past:
     gateway: Server
 
 
+async def let_go_of_client() -> None:
+    """Close this process's client of the gateway, so that the next is made anew, from the settings then."""
+    if open_gateway.cache_info().currsize:
+        await open_gateway().aclose()
+    open_gateway.cache_clear()
+
+
+@asynccontextmanager
+async def client_of_its_own() -> AsyncIterator[None]:
+    """Activities in this process ask the gateway that the settings name meanwhile."""
+    await let_go_of_client()
+    try:
+        yield
+    finally:
+        await let_go_of_client()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def past(
     django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory, temporal: Client
@@ -40,16 +58,14 @@ async def past(
         run_server(tmp_path_factory.mktemp("sandbox") / "ledger.sqlite") as server,
         override_settings(**HASTY_SHOP, SAGA_TASK_QUEUE=queue, PAYMENT_GATEWAY_URL=server.url),
     ):
-        open_gateway.cache_clear()
         await run_in_db(seed_catalogue)
         try:
-            async with working(temporal):
-                orders = await tell_stories(temporal)
-                yield Past(orders, server)
-            await stop_sagas(temporal)
-            await open_gateway().aclose()
+            async with client_of_its_own():
+                async with working(temporal):
+                    orders = await tell_stories(temporal)
+                    yield Past(orders, server)
+                await stop_sagas(temporal)
         finally:
-            open_gateway.cache_clear()
             await run_in_db(call_command, command_name="flush", interactive=False, verbosity=0)
 
 
@@ -58,7 +74,5 @@ async def own_gateway(shop: None, settings: Any, tmp_path: Path) -> AsyncIterato
     """A gateway that nobody else pays at: its ledger is this test's alone."""
     with run_server(tmp_path / "ledger.sqlite") as server:
         settings.PAYMENT_GATEWAY_URL = server.url
-        open_gateway.cache_clear()
-        yield server
-        await open_gateway().aclose()
-        open_gateway.cache_clear()
+        async with client_of_its_own():
+            yield server

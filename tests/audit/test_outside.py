@@ -1,8 +1,9 @@
 """What only Temporal and the gateway know: lost sagas, and their ledger against our books."""
 
+import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from payments.gateways.sandbox import SandboxGateway
 from payments.models import PaymentEvent
 from payments.services import charge_key
 from tests.audit.conftest import Past
+from tests.conftest import until
 from tests.desk import saga_of
 from tests.faults import connect
-from tests.gateway import pay, run_server
+from tests.gateway import Server, pay, run_server
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(400)]
 
@@ -45,14 +47,14 @@ def tell(report: Report) -> list[tuple[str, int | None]]:
     return sorted((found.rule, found.number) for found in report.violations)
 
 
-async def test_orders_of_every_kind_are_in_order_everywhere(past: Past, temporal: Client) -> None:
+async def test_orders_of_every_kind_are_in_order_until_a_saga_is_terminated(
+    past: Past, temporal: Client
+) -> None:
+    """One test, and the module's only one that asks Temporal: a saga that was terminated stays so."""
     report = await audit_books(ask_gateway=True)
     assert (report.total, report.left_out, report.violations) == (0, {}, [])
     assert report.orders == len(past.orders)
     assert {"stock_held", "saga_missing", "gateway_line_unknown"} <= set(report.counts)
-
-
-async def test_order_whose_saga_was_terminated_is_found(past: Past, temporal: Client) -> None:
     lost, flagged = past.orders["answer_lost"], past.orders["refund_stuck"]
     await saga_of(temporal, lost).terminate("by hand")
     await saga_of(temporal, flagged, cancel=True).terminate("by hand")  # a person knows already
@@ -90,8 +92,14 @@ async def test_another_gateway_has_none_of_our_lines(past: Past, settings: Any, 
     events = await run_in_db(PaymentEvent.objects.exclude(kind="settled_outside").count)
     with run_server(tmp_path / "ledger.sqlite") as empty:
         settings.PAYMENT_GATEWAY_URL = empty.url
-        report = await audit_books(ask_temporal=False, ask_gateway=True, told=1000)
-    assert report.counts["gateway_line_missing"] == report.total == events
+
+        async def are_all_missing() -> bool:
+            """An order with an attempt in flight at that moment is left alone."""
+            report = await audit_books(ask_temporal=False, ask_gateway=True, told=1000)
+            assert report.counts["gateway_line_missing"] == report.total <= events
+            return report.total == events
+
+        await until(are_all_missing, what="every line missed")
 
 
 async def test_changed_charge_differs_from_the_gateway(past: Past) -> None:
@@ -111,9 +119,20 @@ async def test_changed_charge_differs_from_the_gateway(past: Past) -> None:
     assert str(order.total - 1) in found.sentence
 
 
-async def test_money_that_only_the_gateway_knows_is_found(past: Past) -> None:
+@pytest.fixture
+def second_gateway(past: Past, settings: Any, tmp_path: Path) -> Iterator[Server]:
+    """A gateway with a copy of the ledger: what is paid there is not of the module's past."""
+    copy = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(past.gateway.ledger)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    with run_server(copy) as server:
+        settings.PAYMENT_GATEWAY_URL = server.url
+        yield server
+
+
+async def test_money_that_only_the_gateway_knows_is_found(past: Past, second_gateway: Server) -> None:
     cancelled, in_flight, nobody = past.orders["not_sold"], past.orders["paying"], uuid.uuid4()
-    client = SandboxGateway(past.gateway.url)
+    client = SandboxGateway(second_gateway.url)
     try:
         for order_id in (cancelled.pk, in_flight.pk, nobody):
             await pay(client, charge_key(order_id))

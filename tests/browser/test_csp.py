@@ -19,6 +19,7 @@ from orders.clients import create_key
 from orders.models import (
     ApiKey,
     AttentionFlag,
+    AuditRun,
     CancelRequest,
     Order,
     Scope,
@@ -95,6 +96,7 @@ def fill_desk() -> Order:
     create_key(client=make_client(), name="till", scopes=[Scope.READ])
     Group.objects.get_or_create(name="viewer")
     add_webhook(order)
+    AuditRun.objects.create(seconds=1, orders=9, violations=0, rules={})
     AccessAttempt.objects.create(
         username="eve", ip_address="192.0.2.1", user_agent="x", failures_since_start=9
     )

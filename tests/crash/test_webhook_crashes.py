@@ -35,14 +35,14 @@ def test_worker_killed_between_answer_and_record_has_it_delivered_again_under_th
     order = place_for(make_client())
     crew = start(1, **HASTY)
     with pausing("orders_webhookattempt", "INSERT") as pause:
-        wait_until(pause.is_reached, f"the receiver has answered: {crew.lines[-20:]}")
+        wait_until(pause.is_reached, "the receiver has answered")
         assert len(receiver.calls) == 1
         [victim] = crew.pids_of()
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: not psutil.pid_exists(victim), "the worker is dead")
     assert read_states() == ["waiting"]
     assert WebhookDelivery.objects.get().attempts == 1
-    wait_until(lambda: read_states() == ["delivered"], f"delivered again: {crew.lines[-20:]}")
+    wait_until(lambda: read_states() == ["delivered"], "delivered again")
     assert len(receiver.calls) == 2
     assert len({call.event_id for call in receiver.calls}) == 1
     assert len({call.body for call in receiver.calls}) == 1
@@ -57,7 +57,7 @@ def test_worker_killed_while_it_sends_leaves_the_delivery_to_another(
     make_endpoint(f"{receiver.url}/hang")
     publish(place_for(make_client()), WebhookEvent.CANCELLED)
     crew = start(1, **HASTY)
-    wait_until(lambda: len(receiver.calls) == 1, f"it is being sent: {crew.lines[-20:]}")
+    wait_until(lambda: len(receiver.calls) == 1, "it is being sent")
     [victim] = crew.pids_of()
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: len(read_log_of_cancelled()) > 0, "another worker has tried it")
@@ -98,9 +98,9 @@ def test_webhooks_are_delivered_while_temporal_is_stopped(
     with temporal_server(tmp_path / "temporal.db") as address:
         crew = start(1, TEMPORAL_ADDRESS=address, **HASTY)
         crew.wait_ready(1)
-        wait_until(lambda: read_states() == ["delivered"], f"before the outage: {crew.lines[-20:]}")
+        wait_until(lambda: read_states() == ["delivered"], "before the outage")
     with pytest.raises(OSError, match="refused"), socket.socket() as probe:
         probe.connect(("127.0.0.1", int(address.rpartition(":")[2])))
     publish(order, WebhookEvent.NEEDS_ATTENTION, occurrence="while Temporal is stopped")
-    wait_until(lambda: read_states() == ["delivered"] * 2, f"while it is stopped: {crew.lines[-20:]}")
+    wait_until(lambda: read_states() == ["delivered"] * 2, "while it is stopped")
     assert len(crew.pids_of()) == 1  # the same process all the time

@@ -22,7 +22,7 @@ from tests.desk import place, read_books, read_trail
 from tests.processes import Crew, wait_until
 
 # Each starts a dozen processes, one after the other.
-pytestmark = [pytest.mark.usefixtures("shop"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("shop"), pytest.mark.timeout(600)]
 
 CANCEL = """
 import time
@@ -45,7 +45,17 @@ def test_worked_example_adds_a_step_and_its_undo(tmp_path: Path) -> None:
     copy = ProjectCopy(tmp_path)
     copy.apply_example("add-a-step.md")
     replayed = copy.run(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/saga/test_replay.py"),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/saga/test_replay.py",
+            "-k",
+            "history or control",
+        ),
     )
     assert "passed" in replayed
     # Case 2 is declined before the courier; the demo knows the undos of the plan as it was, so the copy's
@@ -81,7 +91,7 @@ def place_one_that_waits(start: Callable[..., Crew]) -> Order:
     order = place(token="tok_error_500")
     wait_until(
         lambda: ("process_payment", "failed") in read_trail(get_order(order.pk)),
-        f"the payment has failed: {crew.lines[-20:]}",
+        "the payment has failed",
     )
     crew.clean_up()
     return order

@@ -16,7 +16,7 @@ from orders.clients import create_key
 from orders.models import Scope
 from tests.desk import place
 from tests.e2e.api import make_client
-from tests.e2e.doors import LIST, PASSWORD, make_user
+from tests.e2e.doors import LIST, PASSWORD, make_user, restore_roles
 from tests.e2e.hooks import add_delivery, add_endpoint
 
 # By list: the parameters of its filters, of its dates, and of links to it.
@@ -90,7 +90,8 @@ def test_every_list_is_in_the_table() -> None:
 def user(request: pytest.FixtureRequest, counter: None) -> User:
     who = make_user("ada", staff=True, superuser=request.param == "superuser")
     if request.param == "viewer":
-        who.groups.set(Group.objects.filter(name="viewer"))
+        restore_roles()
+        who.groups.set([Group.objects.get(name="viewer")])
     return who
 
 

@@ -143,6 +143,7 @@ def test_a_page_of_many_holds_and_movements_shows_fifty_with_the_same_queries(bo
     addresses = [page_of_product(product), PRODUCTS, HOLDS, LEDGER, f"{LEDGER}?sku=MUG-STONE"]
     for _ in range(2):
         hold("MUG-STONE", 1)
+    boss.get(PRODUCTS)  # what this process looks up once is not of the list
     few = [count_queries(address) for address in addresses]
     for _ in range(50):
         hold("MUG-STONE", 1)

@@ -103,6 +103,19 @@ async def test_permanent_refusal_waits_for_a_person_and_retry_sets_it_going(work
     assert (await books_of(order)).attention == []
 
 
+async def test_rollback_that_waits_for_a_person_is_not_ended_by_temporals_cancel(worker: Client) -> None:
+    order = await begin_cancel(worker, "tok_ok__refund_refused_x1")
+    await until_flagged(order, "refund_payment")
+    await until_state(order, "release_inventory", "done")
+    # Nothing is in flight now that would be awaited: only the shield keeps the rollback going.
+    await saga_of(worker, order, cancel=True).cancel()
+    await call(desk.retry_undo, order_id=order.pk, undo="refund_payment", actor="ada", reason="bank says yes")
+    await hand_over(worker)
+    assert await asyncio.wait_for(saga_of(worker, order, cancel=True).result(), 20) == "cancelled"
+    assert (await fetch(order)).status == OrderStatus.CANCELLED
+    assert await gateway_ledger(order) == ["charge", "refund"]
+
+
 async def test_resolved_refund_counts_in_the_sums_and_lets_the_saga_go_on(worker: Client) -> None:
     order = await begin_cancel(worker, "tok_ok__refund_refused")
     await until_flagged(order, "refund_payment")
@@ -119,13 +132,22 @@ async def test_resolved_refund_counts_in_the_sums_and_lets_the_saga_go_on(worker
     assert books.mails == ["cancellation sent", "confirmation sent"]
 
 
+async def resolve_between_attempts(order: Order) -> bool:
+    """The saga goes on trying: a person who meets an attempt in flight presses again."""
+    try:
+        await resolve(order, "release_inventory", reason="counted by hand", reference="stocktake 12")
+    except StateConflict:
+        return False
+    return True
+
+
 async def test_resolved_release_frees_the_stock(worker: Client) -> None:
     order = await run_to_the_end(worker, await aplace())
     with failing("inventory_hold", "UPDATE", when="NEW.state = 'released'", times=1_000_000):
         await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
         await hand_over(worker)
         await until_flagged(order, "release_inventory")
-        await resolve(order, "release_inventory", reason="counted by hand", reference="stocktake 12")
+        await until(lambda: resolve_between_attempts(order), what="an end of the attempt in flight")
         await hand_over(worker)
         await saga_of(worker, order, cancel=True).result()
     assert ("release_inventory", "resolved") in undos_of(await fetch(order))

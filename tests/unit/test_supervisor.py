@@ -158,11 +158,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def test_each_line_carries_the_name_of_its_worker(start: Start) -> None:
     crew = start(
-        "print('ready: one', flush=True)\nimport sys\nsys.stderr.write('no newline')\nsys.stdin.read()"
+        # The last in one write: the worker may be told to stop as soon as it is ready.
+        "import os, sys\nos.write(1, b'to stdout\\n')\n"
+        "os.write(2, b'ready: one\\nno newline')\nsys.stdin.read()"
     )
     crew.wait_for(r"ready: one", 2)
     assert crew.end(signal.SIGTERM) == 0
     for name in ("worker-1", "worker-2"):
+        assert f"[{name}] to stdout" in crew.lines
         assert f"[{name}] ready: one" in crew.lines
         assert f"[{name}] no newline" in crew.lines
 

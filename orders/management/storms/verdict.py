@@ -20,6 +20,7 @@ MAIL_OF = {"completed": "confirmation", "shipped": "confirmation", "cancelled": 
 class OrderFact:
     """An order as its row says."""
 
+    number: int
     status: str
     total_minor: int
     # The customer's cancellation mail is done with.
@@ -49,11 +50,12 @@ class Promises:
 
     accepted: dict[str, UUID]
     cancelled: set[UUID] = field(default_factory=set)
-    shipped: set[UUID] = field(default_factory=set)
+    # By their numbers.
+    shipped: set[int] = field(default_factory=set)
 
 
 ORDERS = """
-SELECT o.id, o.status, (o.total * 100)::bigint,
+SELECT o.id, o.number, o.status, (o.total * 100)::bigint,
        EXISTS (SELECT FROM orders_trailentry t WHERE t.order_id = o.id
                AND t.name = 'send_cancellation_email' AND t.state IN ('done', 'nothing_to_undo', 'resolved')),
        ARRAY(SELECT f.subject FROM orders_attentionflag f WHERE f.order_id = o.id AND f.cleared_at IS NULL),
@@ -70,6 +72,7 @@ def read_orders(database: str) -> dict[UUID, OrderFact]:
         rows = connection.execute(ORDERS).fetchall()
     return {
         order_id: OrderFact(
+            number=number,
             status=status,
             total_minor=total,
             is_told=is_told,
@@ -77,7 +80,7 @@ def read_orders(database: str) -> dict[UUID, OrderFact]:
             mails=tuple(tuple(mail.split(" ", 2)) for mail in mails),
             is_undelivered=is_undelivered,
         )
-        for order_id, status, total, is_told, flags, mails, is_undelivered in rows
+        for order_id, number, status, total, is_told, flags, mails, is_undelivered in rows
     }
 
 
@@ -138,7 +141,7 @@ def judge_orders(orders: Mapping[UUID, OrderFact], promises: Promises) -> Iterab
             yield f"order {order_id} {left}"
         if order_id in promises.cancelled and order.status != "cancelled":
             yield f"the cancel of order {order_id} was accepted, and it is {order.status}"
-        if order_id in promises.shipped and order.status != "shipped":
+        if order.number in promises.shipped and order.status != "shipped":
             yield f"order {order_id} was reported as shipped, and it is {order.status}"
 
 

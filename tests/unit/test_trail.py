@@ -1,0 +1,32 @@
+"""An attempt's row in the trail and its effect are one transaction."""
+
+import pytest
+from django.db import DatabaseError
+
+from config.temporal import current_attempt, run_in_db
+from inventory import services
+from inventory.models import Hold
+from orders.models import Order, StepState, TrailEntry
+from orders.trail import StepAttempt
+from tests.desk import aplace
+from tests.faults import failing
+
+
+async def test_effect_and_its_row_in_the_trail_commit_together_or_not_at_all(shop: None) -> None:
+    order = await aplace()
+    with failing("orders_trailentry", "INSERT", times=1):
+        with pytest.raises(DatabaseError, match="injected"):
+            await attempt_to_reserve(order)
+        assert not await run_in_db(Hold.objects.filter(order=order).exists)
+    await attempt_to_reserve(order)
+    assert await run_in_db(Hold.objects.filter(order=order).exists)
+    assert (await run_in_db(TrailEntry.objects.get, order=order)).state == StepState.DONE
+
+
+async def attempt_to_reserve(order: Order) -> None:
+    """As the interceptor does it: an attempt is open while the effect is carried out."""
+    token = current_attempt.set(StepAttempt(str(order.pk), "reserve_inventory", 1, "worker"))
+    try:
+        await run_in_db(services.reserve_inventory, order_id=order.pk)
+    finally:
+        current_attempt.reset(token)
