@@ -1,5 +1,6 @@
 """Lists by page: a page's cursor is a place in the list, so that new rows neither repeat nor hide any."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from rest_framework.exceptions import NotFound
@@ -17,7 +18,7 @@ def refuse_parameter(name: str, detail: str) -> Problem:
     return Problem(INVALID_REQUEST, errors=[{"parameter": name, "detail": detail}])
 
 
-class StrictCursorPagination(CursorPagination):
+class StrictCursorPagination(CursorPagination, ABC):
     """DRF's, but a bad page size or cursor is refused, not ignored. The ordering is by one unique field."""
 
     page_size = 50
@@ -26,9 +27,9 @@ class StrictCursorPagination(CursorPagination):
     cursor_query_description = "Where the page begins: as in the `next` or `previous` of another page."
     page_size_query_description = "Rows of a page."
 
+    @abstractmethod
     def is_place(self, position: str) -> bool:
         """Whether the ordering's field can have this value."""
-        raise NotImplementedError
 
     def get_page_size(self, request: Request) -> int:
         wanted = request.query_params.get(self.page_size_query_param)

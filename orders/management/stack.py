@@ -28,6 +28,7 @@ DEMO_PASSWORD = "demo"  # noqa: S105 (a log-in for the developer's own machine, 
 DEMO_ROLES = ["viewer", "support", "warehouse", "finance", "manager"]
 WEB_PORT = 8000
 SCHEMA_LOCK = 0x0DE5  # any number, the same in every process that migrates
+SCHEMA_PATIENCE = 600.0  # seconds: an index of a large table is built in less
 
 
 class StackError(Exception):
@@ -35,11 +36,20 @@ class StackError(Exception):
 
 
 def prepare_database() -> None:
-    """Migrate, seed the catalogue and make the demo log-in; several commands may do so at once."""
+    """Migrate, seed the catalogue and make the demo log-in; several commands may do so at once.
+
+    Raises StackError when another has been at it for SCHEMA_PATIENCE.
+    """
+    deadline = time.monotonic() + SCHEMA_PATIENCE
     with connection.cursor() as cursor:
         # Asked for again and again: an index that is built while the site runs waits for every statement
         # that is under way, one that waits for this lock included.
         while not try_schema_lock(cursor):
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"Another command has been migrating this database for {SCHEMA_PATIENCE:.0f} s. "
+                    "See what it says, or stop it, and run this again."
+                )
             time.sleep(0.2)
         try:
             call_command("migrate", verbosity=0, interactive=False)

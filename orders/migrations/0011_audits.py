@@ -1,10 +1,10 @@
 """Results of audits: the tables, which the database does not let change, and who may see them."""
 
-import importlib
-
 import django.db.models.deletion
 import django.db.models.functions.datetime
 from django.db import migrations, models
+
+from orders.migrations._roles import extending
 
 SEE = {
     "view_auditrun": ("auditrun", "Can view audit"),
@@ -12,24 +12,7 @@ SEE = {
 }
 ROLES = {"viewer": SEE, "support": SEE, "finance": SEE, "manager": SEE}
 
-
-def extend_roles(apps, schema_editor):
-    """Give the roles what they need for the new pages. A group that no longer holds what 0004 gave it, or
-    that only happens to be called like a role, is somebody's own and stays as it is."""
-    using = schema_editor.connection.alias
-    ContentType = apps.get_model("contenttypes", "ContentType")
-    Permission = apps.get_model("auth", "Permission")
-    before = importlib.import_module("orders.migrations.0004_roles").ROLES
-    permissions = {}
-    for codename, (model, name) in SEE.items():
-        kind, _ = ContentType.objects.using(using).get_or_create(app_label="orders", model=model)
-        permissions[codename], _ = Permission.objects.using(using).get_or_create(
-            content_type=kind, codename=codename, defaults={"name": name}
-        )
-    for group in apps.get_model("auth", "Group").objects.using(using).filter(name__in=ROLES):
-        held = group.permissions.values_list("content_type__app_label", "codename")
-        if set(before[group.name]) <= {f"{app}.{codename}" for app, codename in held}:
-            group.permissions.add(*(permissions[codename] for codename in ROLES[group.name]))
+extend_roles = extending(SEE, ROLES)
 
 
 def refuse_update(table):

@@ -54,22 +54,23 @@ async def accepted(client: Client) -> Order:
     return await aplace()
 
 
-async def paying(client: Client) -> Order:
-    """In flight, and the gateway keeps failing."""
+async def wait_to_pay(client: Client, *, token: str) -> Order:
+    """In flight: its payment has failed and waits for the next attempt."""
     with override_settings(**PATIENT):
-        order = await aplace(token="tok_error_500")
+        order = await aplace(token=token)
         await hand_over(client)
     await until_failed(order, "process_payment")
     return order
+
+
+async def paying(client: Client) -> Order:
+    """The gateway keeps failing."""
+    return await wait_to_pay(client, token="tok_error_500")
 
 
 async def answer_lost(client: Client) -> Order:
-    """In flight: the gateway has charged, and we have not heard of it."""
-    with override_settings(**PATIENT):
-        order = await aplace(token="tok_answer_lost")
-        await hand_over(client)
-    await until_failed(order, "process_payment")
-    return order
+    """The gateway has charged, and we have not heard of it."""
+    return await wait_to_pay(client, token="tok_answer_lost")
 
 
 async def completed(client: Client) -> Order:

@@ -9,6 +9,7 @@ from django.apps import apps
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client as Browser
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orders.models import Order
@@ -29,6 +30,18 @@ def restore_roles() -> None:
     importlib.import_module("orders.migrations.0004_roles").make_roles(apps, editor)
     importlib.import_module("orders.migrations.0009_webhooks").extend_roles(apps, editor)
     importlib.import_module("orders.migrations.0011_audits").extend_roles(apps, editor)
+
+
+def count_queries(browser: Browser, address: str, query: dict[str, Any] | None = None) -> int:
+    """How many queries a page takes.
+
+    It is opened once before: what a process looks up once and remembers (content types) is not the page's,
+    and which test of a process looks first is a matter of their order.
+    """
+    assert browser.get(address, query).status_code == 200
+    with CaptureQueriesContext(connection) as queries:
+        assert browser.get(address, query).status_code == 200
+    return len(queries)
 
 
 def log_in(name: str, *permissions: str, superuser: bool = False) -> Browser:

@@ -6,9 +6,7 @@ from html import unescape
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db import connection
 from django.test import Client as Browser
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from notifications.models import EmailKind, EmailMessage, EmailState
@@ -122,12 +120,3 @@ def make_stuck(undo: str = "refund_payment") -> Order:
     set_status(order, "cancelling")
     write_trail(order, (undo, StepState.FAILED), error_type="GatewayUnavailable", error="no verdict")
     return order
-
-
-def count_queries(browser: Browser, *addresses: str) -> list[int]:
-    counts = []
-    for address in addresses:
-        with CaptureQueriesContext(connection) as queries:
-            assert browser.get(address).status_code == 200
-        counts.append(len(queries))
-    return counts

@@ -11,6 +11,7 @@ from inventory.models import Product, StockItem
 from orders import desk
 from orders.links import sign_order
 from orders.models import CUSTOMER, Order
+from payments.models import EventKind, Payment, PaymentEvent
 
 EMAIL = "ada@example.com"
 MASKED = "a…@example.com"
@@ -81,3 +82,18 @@ def add_products(count: int) -> None:
 def ask_to_cancel(placed: Order, actor: str = CUSTOMER) -> None:
     """Ask for a cancel, as its page does."""
     desk.cancel_order(order_id=placed.pk, actor=actor, reason="customer cancelled")
+
+
+def see(browser: Browser, placed: Order) -> str:
+    answer = browser.get(page_of(placed))
+    assert answer.status_code == 200
+    return read(answer)
+
+
+def refund(payment: Payment, kind: str = EventKind.REFUNDED) -> None:
+    PaymentEvent.objects.create(payment=payment, kind=kind, amount=-payment.amount)
+
+
+STEPS_DONE = [("create_order", "done"), ("reserve_inventory", "done")]
+PAID = [*STEPS_DONE, ("process_payment", "done")]
+COMPLETE = [*PAID, ("send_confirmation_email", "done"), ("complete_order", "done")]

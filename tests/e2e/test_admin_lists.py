@@ -7,9 +7,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from django.test import Client as Browser
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orders.admin.lists import format_age
@@ -17,16 +15,10 @@ from orders.models import AttentionFlag, CancelRequest, Order, OutboxMessage
 from orders.services import Item
 from payments.models import Payment, PaymentEvent
 from tests.desk import LAPTOPS, place
-from tests.e2e.doors import ADD, LIST, ROLLED_BACK, log_in, page_of, set_status
+from tests.e2e.doors import ADD, LIST, ROLLED_BACK, count_queries, log_in, page_of, set_status
 from tests.e2e.rows import UNDOS, add_many, add_order, add_rolled_back, add_trail
 
 # --- lists -----------------------------------------------------------------------------------------------
-
-
-def count_queries(browser: Browser, address: str) -> int:
-    with CaptureQueriesContext(connection) as queries:
-        assert browser.get(address).status_code == 200
-    return len(queries)
 
 
 def list_found(browser: Browser, **parameters: str) -> list[int]:

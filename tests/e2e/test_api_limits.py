@@ -12,7 +12,7 @@ from django.db import OperationalError
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from config.settings import read_count
+from config.environment import read_count
 from orders.clients import create_key
 from orders.models import ApiClient, Order, RateLimit, Scope
 from tests.e2e.api import ORDERS, PRODUCTS, client_of, make_client, order_body, read_problem

@@ -115,6 +115,7 @@ def test_the_list_says_what_each_client_has_and_takes_as_many_queries_for_many(b
     client = ApiClient.objects.create(name="till", requests_per_minute=30, is_active=False)
     keys = [make_key(client), make_key(client), make_key(client)]
     revoke_key(key_id=keys[0].pk, revoked_by=User.objects.get())
+    read()  # what this process looks up once is not of the list
     few, page = read()
     assert re.search(r'field-valid_keys">2<', page)
     assert "30 a minute" in page

@@ -3,15 +3,13 @@
 from datetime import datetime
 
 import pytest
-from django.db import connection
 from django.test import Client as Browser
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orders.models import CancelRequest, Order, TrailEntry
 from payments.models import Payment, PaymentEvent
 from tests.desk import place
-from tests.e2e.doors import make_user, page_of
+from tests.e2e.doors import count_queries, make_user, page_of
 
 LISTS = [
     f"/admin/{name}/"
@@ -58,15 +56,10 @@ def test_rows_are_found_by_their_orders_number_and_lead_to_it(boss: Browser, add
 
 @pytest.mark.parametrize("address", LISTS)
 def test_a_list_takes_as_many_queries_at_any_length(boss: Browser, address: str) -> None:
-    def count() -> int:
-        with CaptureQueriesContext(connection) as queries:
-            assert boss.get(address).status_code == 200
-        return len(queries)
-
     add_orders(2)
-    short = count()
+    short = count_queries(boss, address)
     add_orders(20)
-    assert count() == short
+    assert count_queries(boss, address) == short
 
 
 def test_a_reference_is_found_also_where_it_is_a_number(boss: Browser) -> None:

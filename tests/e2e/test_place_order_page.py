@@ -224,6 +224,7 @@ def test_the_page_stays_as_small_and_as_cheap_with_a_large_catalogue(boss: Brows
         # The order's id and the CSRF token differ, and have a fixed length.
         return len(response.content), len(queries)
 
+    measure()  # what this process looks up once is not of the page
     small = measure()
     make_products(5_000)
     assert measure() == small

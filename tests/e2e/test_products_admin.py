@@ -3,14 +3,12 @@
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.test import Client as Browser
-from django.test.utils import CaptureQueriesContext
 
 from inventory import services
 from inventory.models import Product
 from inventory.selectors import list_last_movements
-from tests.e2e.doors import log_in, page_of, read_messages
+from tests.e2e.doors import count_queries, log_in, page_of, read_messages
 from tests.e2e.stockroom import (
     HOLDS,
     LEDGER,
@@ -135,19 +133,13 @@ def test_the_page_says_who_holds_what_and_what_moved_the_stock(boss: Browser) ->
 def test_a_page_of_many_holds_and_movements_shows_fifty_with_the_same_queries(boss: Browser) -> None:
     product = get_product()
 
-    def count_queries(address: str) -> int:
-        with CaptureQueriesContext(connection) as queries:
-            assert boss.get(address).status_code == 200
-        return len(queries)
-
     addresses = [page_of_product(product), PRODUCTS, HOLDS, LEDGER, f"{LEDGER}?sku=MUG-STONE"]
     for _ in range(2):
         hold("MUG-STONE", 1)
-    boss.get(PRODUCTS)  # what this process looks up once is not of the list
-    few = [count_queries(address) for address in addresses]
+    few = [count_queries(boss, address) for address in addresses]
     for _ in range(50):
         hold("MUG-STONE", 1)
-    assert [count_queries(address) for address in addresses] == few
+    assert [count_queries(boss, address) for address in addresses] == few
     page = boss.get(page_of_product(product)).content.decode()
     assert "These are the 50 oldest." in page
     assert "These are the last 50." in page

@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 from django.contrib.sessions.models import Session
-from django.db import connection
 from django.test import Client as Browser
-from django.test.utils import CaptureQueriesContext
 
 from inventory.models import Product
 from orders.services import MAX_LINES, MAX_QUANTITY
 from orders.storefront.forms import QuantityForm
 from orders.storefront.views import name_line
 from tests.e2e.acting import GARBAGE
+from tests.e2e.doors import count_queries
 from tests.e2e.storefront import add_products, cart_of, fill_cart, read, set_available, set_price
 
 pytestmark = pytest.mark.usefixtures("counter")
@@ -72,17 +71,15 @@ def test_pages_of_a_large_catalogue_hold_everything_once(client: Browser) -> Non
 
 
 def test_catalogue_and_cart_ask_as_often_with_many_products(client: Browser) -> None:
-    def count(path: str) -> int:
-        with CaptureQueriesContext(connection) as queries:
-            assert client.get(path).status_code == 200
-        return len(queries)
-
     fill_cart(client, ("MUG-STONE", 1))
-    few = [count(path) for path in ("/", "/?q=e", "/cart/", "/checkout/")]
+    few = [count_queries(client, path) for path in ("/", "/?q=e", "/cart/", "/checkout/")]
     add_products(1000)
     fill_cart(client, *[(f"BULK-{n:05}", 1) for n in range(30)])
-    client.get("/")  # shows the notices
-    assert [count(path) for path in ("/", "/?q=e", "/cart/", "/checkout/")] == few == [3, 3, 2, 2]
+    assert (
+        [count_queries(client, path) for path in ("/", "/?q=e", "/cart/", "/checkout/")]
+        == few
+        == [3, 3, 2, 2]
+    )
 
 
 # --- putting in ------------------------------------------------------------------------------------------

@@ -19,6 +19,19 @@ from tests.switches import guards
 PARTS = 10
 
 
+# One control is enough for CI; the others take longer to find.
+CONTROLS = [guards.CHARGE_KEY, guards.TOMBSTONE, guards.CLOSE]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All parts and controls with --full, the first of each without."""
+    chosen = slice(None) if metafunc.config.getoption("--full") else slice(1)
+    if "part" in metafunc.fixturenames:
+        metafunc.parametrize("part", range(PARTS)[chosen])
+    if "guard" in metafunc.fixturenames:
+        metafunc.parametrize("guard", CONTROLS[chosen])
+
+
 @pytest.fixture
 def small_shop(shop: None, settings: Any, tmp_path: Path) -> Iterator[SmallShop]:
     with open_shop(tmp_path, settings) as opened:
@@ -49,10 +62,7 @@ def run_days(shop: SmallShop, *, runs: int, steps: int, number: int, phases: lis
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("part", range(PARTS))
 def test_no_day_leaves_an_order_half_done(small_shop: SmallShop, part: int, is_full: bool) -> None:
-    if part and not is_full:
-        pytest.skip("the rest of the runs is for --full")
     chosen = os.environ.get("PROPERTIES_SEED") or random.SystemRandom().randrange(10**9)
     runs, steps = (500 // PARTS, 50) if is_full else (8, 30)
     print(f"part {part} of PROPERTIES_SEED={chosen}: {runs} runs of {steps} steps")
@@ -71,12 +81,7 @@ def test_no_day_leaves_an_order_half_done(small_shop: SmallShop, part: int, is_f
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("guard", [guards.CHARGE_KEY, guards.TOMBSTONE, guards.CLOSE])
-def test_control_without_a_guard_the_machine_finds_the_violation(
-    small_shop: SmallShop, guard: str, is_full: bool
-) -> None:
-    if guard != guards.CHARGE_KEY and not is_full:
-        pytest.skip("one control is enough for CI; the others take longer to find")
+def test_control_without_a_guard_the_machine_finds_the_violation(small_shop: SmallShop, guard: str) -> None:
     found = ""
     with guards.without(guard):
         try:

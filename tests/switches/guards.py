@@ -5,6 +5,7 @@ Each is taken away by a patch that keeps everything of the original but the guar
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 from uuid import UUID, uuid4
@@ -105,7 +106,7 @@ def list_lines(is_off: IsOff) -> Callable[..., Any]:
 
     def filter_lines(*conditions: Any, **wanted: Any) -> Any:
         lines = OrderLine.objects.filter(*conditions, **wanted)
-        return mock.Mock(order_by=lambda *_: lines.order_by("pk")) if is_off(ORDER_OF_LOCKS) else lines
+        return SimpleNamespace(order_by=lambda *_: lines.order_by("pk")) if is_off(ORDER_OF_LOCKS) else lines
 
     return filter_lines
 

@@ -17,7 +17,6 @@ from orders import repairs
 from orders.attention import LIMIT, list_work
 from orders.models import (
     AttentionFlag,
-    AuditRun,
     CancelRequest,
     Order,
     OutboxMessage,
@@ -392,29 +391,3 @@ def test_long_reasons_are_cut(boss: User) -> None:
     set_status(order, "completed")
     ask_to_cancel(order, boss, "damaged " * 200)
     assert len(only(list_work(boss).items).sentence) < 300
-
-
-# --- audits -----------------------------------------------------------------------------------------------
-
-
-def audit(violations: int, **rules: int) -> AuditRun:
-    return AuditRun.objects.create(seconds=1, orders=9, violations=violations, rules=rules)
-
-
-def test_the_latest_audit_stands_in_the_queue_when_it_found_something(boss: User) -> None:
-    audit(0, stock_held=0)
-    run = audit(3, stock_held=2, order_total=1, order_paid=0)
-    item = only(list_work(boss).items)
-    assert (item.kind, item.audit_id) == (WorkKind.AUDIT, run.pk)
-    assert item.sentence == (
-        "The books do not balance: the latest audit found 3 violations of 2 rules: "
-        "stock_held (2), order_total (1)."
-    )
-    audit(0, stock_held=0)
-    assert list_work(boss).items == []
-
-
-def test_an_audit_is_only_told_to_who_may_see_it() -> None:
-    audit(1, stock_held=1)
-    assert list_work(make_user("warehouse", "view_order")).items == []
-    assert only(list_work(make_user("viewer", "view_auditrun")).items).kind == WorkKind.AUDIT

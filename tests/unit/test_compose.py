@@ -7,79 +7,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from django.conf import settings
 from django.core.management import get_commands, load_command_class
-from gunicorn.app.wsgiapp import WSGIApplication  # type: ignore[import-untyped]
 from gunicorn.config import Config  # type: ignore[import-untyped]
 
 from orders.api.waiting import MAX_WAIT
 from orders.supervisor import SUPERVISOR_MARGIN
-
-PROJECT = Path(__file__).resolve().parents[2]
-COMPOSE = (PROJECT / "docker-compose.yml").read_text()
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
-OURS = [name for name, service in SERVICES.items() if service["image"].startswith("order-desk:")]
-ONE_SHOT = [name for name, service in SERVICES.items() if service["restart"] == "no"]
-LONG_RUNNING = [name for name in SERVICES if name not in ONE_SHOT]
-
-# NAME, and the default after :- or - where there is one.
-VARIABLE = re.compile(r"\$\{(\w+)(?:(:\?|:-|-)([^}]*))?\}")
-SECRET_NAME = re.compile(r"PASSWORD|PWD|SECRET|_KEY$")
-
-
-def read_gunicorn(command: list[str]) -> Config:
-    """What gunicorn makes of its command line and the settings file it names."""
-    program, *arguments = command
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [program, *arguments])
-        patch.chdir(PROJECT)
-        return WSGIApplication(prog=program).cfg
-
-
-WEB = read_gunicorn(SERVICES["web"]["command"])
-
-
-def read_seconds(duration: str) -> float:
-    """A compose duration such as 40s or 1m30s."""
-    assert re.fullmatch(r"(\d+[ms])+", duration), duration
-    return sum(int(number) * {"m": 60, "s": 1}[unit] for number, unit in re.findall(r"(\d+)([ms])", duration))
-
-
-def read_example() -> dict[str, str]:
-    """The variables of .env.example with their values, those that are commented out included."""
-    lines = (PROJECT / ".env.example").read_text().splitlines()
-    found = (re.fullmatch(r"(?:# )?([A-Z_]+)=(.*)", line) for line in lines)
-    return {match[1]: match[2] for match in found if match}
-
-
-def read_settings_variables() -> dict[str, str | None]:
-    """Every variable config/settings.py reads, with its default where that is text or a flag."""
-    variables: dict[str, str | None] = {}
-    for call in ast.walk(ast.parse((PROJECT / "config" / "settings.py").read_text())):
-        if not isinstance(call, ast.Call):
-            continue
-        readers = {"os.environ.get", "read_flag", "read_list", "read_amount", "read_count", "read_seconds"}
-        if ast.unparse(call.func) not in readers:
-            continue
-        if not isinstance(call.args[0], ast.Constant):
-            continue
-        default = call.args[1] if len(call.args) > 1 else next((word.value for word in call.keywords), None)
-        value = default.value if isinstance(default, ast.Constant) else None
-        variables[str(call.args[0].value)] = str(int(value)) if isinstance(value, bool) else value  # type: ignore[assignment]
-    return variables
-
-
-def list_environment() -> list[tuple[str, str, str | None]]:
-    return [
-        (name, variable, value)
-        for name, service in SERVICES.items()
-        for variable, value in service.get("environment", {}).items()
-    ]
-
+from tests.compose import (
+    COMPOSE,
+    LONG_RUNNING,
+    ONE_SHOT,
+    OURS,
+    PROJECT,
+    SECRET_NAME,
+    SERVICES,
+    VARIABLE,
+    WEB,
+    list_environment,
+    read_example,
+    read_seconds,
+    read_settings_variables,
+)
 
 # --- order of start, health, end ---
 
@@ -331,99 +282,3 @@ def test_heartbeat_needs_every_worker(tmp_path: Path) -> None:
     finally:
         crew.terminate()
         crew.communicate(timeout=20)
-
-
-# --- the outside: ports, images, rights ---
-
-
-def test_ports_are_those_of_the_design_and_local() -> None:
-    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {
-        "postgres": ["127.0.0.1:5432:5432"],
-        "temporal": ["127.0.0.1:7233:7233"],
-        "temporal-ui": ["127.0.0.1:8080:8080"],
-        "mail": ["127.0.0.1:1025:1025", "127.0.0.1:8025:8025"],
-        "web": ["127.0.0.1:8000:8000"],
-    }
-
-
-def test_workers_can_be_scaled() -> None:
-    assert not {"container_name", "hostname", "ports"} & set(SERVICES["workers"])
-
-
-def test_one_service_builds_our_image() -> None:
-    # Several that build the same tag at the same time fail with "already exists".
-    assert [name for name, service in SERVICES.items() if "build" in service] == ["migrate"]
-
-
-def test_images_are_pinned() -> None:
-    images = [service["image"] for name, service in SERVICES.items() if name not in OURS]
-    images += re.findall(r"^FROM (\S+)", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
-    for image in images:
-        assert re.search(r":v?\d+\.\d+", image), image
-    assert len({image for image in images if image.startswith("python:")}) == 1
-    assert (
-        len({image.split(":")[1] for image in images if "/admin-tools" in image or "/server" in image}) == 1
-    )
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_containers_have_no_more_rights_than_they_need(name: str) -> None:
-    service = SERVICES[name]
-    assert "privileged" not in service
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    if name != "temporal-ui":  # writes its configuration when it starts
-        assert service["cap_drop"] == ["ALL"]
-        assert service["read_only"] is True
-        assert "/tmp" in service["tmpfs"]  # noqa: S108
-    if name in OURS:
-        users = re.findall(r"^USER (\d+)", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
-        assert users
-        assert int(users[-1]) >= 1000
-    elif not service["image"].startswith("temporalio/"):  # those have an unprivileged user of their own
-        assert service["user"] not in {"root", "0", "0:0"}
-
-
-def test_mounted_files_exist() -> None:
-    mounted = [
-        volume.split(":")[0]
-        for service in SERVICES.values()
-        for volume in service.get("volumes", [])
-        if volume.startswith(".")
-    ]
-    assert mounted
-    assert [path for path in mounted if not (PROJECT / path).is_file()] == []
-    volumes = {
-        volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])
-    } - set(mounted)
-    assert volumes == set(yaml.safe_load(COMPOSE)["volumes"])
-
-
-def test_temporal_reads_our_dynamic_configuration() -> None:
-    temporal = SERVICES["temporal"]
-    (mount,) = temporal["volumes"]
-    source, target, _ = mount.split(":")
-    assert temporal["environment"]["DYNAMIC_CONFIG_FILE_PATH"] == target
-    values = yaml.safe_load((PROJECT / source).read_text())
-    assert values["history.transferProcessorMaxPollRPS"] == [{"value": 2000}]
-
-
-def test_database_has_connections_for_four_worker_containers() -> None:
-    limit = int(SERVICES["postgres"]["command"][-1].removeprefix("max_connections="))
-    example = read_example()
-    workers = 4 * int(example["WORKER_COUNT"]) * int(example["WORKER_DB_THREADS"])
-    # A web process has its threads, and those of the background loop that hands orders to Temporal.
-    web = WEB.workers * (WEB.threads + settings.WORKER_DB_THREADS)
-    temporal = SERVICES["temporal"]["environment"]
-    parts = 4 * (int(temporal["SQL_MAX_CONNS"]) + int(temporal["SQL_VIS_MAX_CONNS"]))
-    in_reserve = 20  # the superuser's own three, migrate, a person's psql, a backup
-    assert workers + web + parts + in_reserve <= limit
-
-
-def test_image_holds_the_code_and_nothing_else() -> None:
-    lines = (PROJECT / ".dockerignore").read_text().splitlines()
-    allowed = {line.strip("!/") for line in lines if line.startswith("!")}
-    apps = {app for app in settings.INSTALLED_APPS if (PROJECT / app).is_dir()}
-    assert next(line for line in lines if not line.startswith("#")) == "*"
-    assert len(apps) >= 4
-    assert allowed == apps | {"config", "templates", "manage.py", "requirements.lock", "LICENSE"}
