@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from django.conf import settings
 from django.db import connections
+from django.test import TransactionTestCase
 from temporalio.client import Client
 from temporalio.worker import WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
@@ -19,6 +20,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from config.temporal import connect_temporal, database_threads
 from inventory.catalogue import seed_catalogue
 from orders.worker import build_worker
+from tests.emptying import empty_tables
 from tests.processes import Crew
 
 LONGEST = ("crash", "races")
@@ -32,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.PASSWORD_HASHERS = ["tests.hashers.QuickHasher"]
+    TransactionTestCase._fixture_teardown = empty_tables  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(trylast=True)

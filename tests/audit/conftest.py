@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from django.core.management import call_command
 from django.test import override_settings
 from temporalio.client import Client
 
@@ -19,6 +18,7 @@ from orders.models import Order
 from payments.activities import open_gateway
 from tests.audit.stories import stop_sagas, tell_stories
 from tests.conftest import HASTY_SHOP, working
+from tests.emptying import empty_tables
 from tests.gateway import Server, run_server
 
 
@@ -66,7 +66,7 @@ async def past(
                     yield Past(orders, server)
                 await stop_sagas(temporal)
         finally:
-            await run_in_db(call_command, command_name="flush", interactive=False, verbosity=0)
+            await run_in_db(empty_tables)
 
 
 @pytest_asyncio.fixture
