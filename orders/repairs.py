@@ -65,8 +65,11 @@ def resolve_undo(*, order_id: UUID | str, undo: str, actor: str, reason: str, re
             raise StateConflict(
                 f"{undo} only changes our own database and cannot be settled outside: retry it."
             )
-    StepKey.objects.filter(order_id=order_id, step=STEP_OF_UNDO[undo]).update(resolved_at=timezone.now())
     now = timezone.now()
+    # Attempts that only ever timed out may have left no key yet.
+    key = StepKey.objects.lock(order_id, STEP_OF_UNDO[undo])
+    key.resolved_at = now
+    key.save(update_fields=["resolved_at"])
     last = TrailEntry.objects.filter(order_id=order_id, name=undo).order_by("-id").first()
     if last is None:
         last = TrailEntry(order=order, name=undo, kind=StepKind.UNDO, started_at=now)

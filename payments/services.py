@@ -25,7 +25,7 @@ def to_minor(amount: Decimal) -> int:
 
 def from_minor(amount_minor: int) -> Decimal:
     """Minor units as an amount with two places."""
-    return Decimal(amount_minor) / settings.MINOR_UNITS
+    return (Decimal(amount_minor) / settings.MINOR_UNITS).quantize(Decimal("0.01"))
 
 
 def charge_key(order_id: UUID | str) -> str:

@@ -45,6 +45,7 @@ def test_amounts_cross_the_gateway_boundary_exactly() -> None:
     assert services.to_minor(Decimal("2700.00")) == 270000
     assert services.to_minor(Decimal("0.29")) == 29
     assert services.from_minor(61_20) == Decimal("61.20")
+    assert str(services.from_minor(400_00)) == "400.00"
 
 
 def test_charge_is_recorded_once_however_often_it_is_told() -> None:

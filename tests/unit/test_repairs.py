@@ -66,6 +66,22 @@ def test_undo_that_has_left_only_a_flag_can_be_retried(order: Order) -> None:
     assert retry(order)
 
 
+def test_undo_that_has_left_no_key_is_settled_for_good() -> None:
+    order = place()
+    Order.objects.filter(pk=order.pk).update(
+        status=OrderStatus.CANCELLING, rollback_started_at=timezone.now()
+    )
+    AttentionFlag.objects.raise_flag(order.pk, "send_cancellation_email", "has failed 10 times")
+    desk.resolve_undo(
+        order_id=order.pk,
+        undo="send_cancellation_email",
+        actor="ada",
+        reason="told by telephone",
+        reference="call 7",
+    )
+    assert StepKey.objects.get(order=order, step="send_confirmation_email").resolved_at
+
+
 def test_finding_is_acknowledged_once_the_order_has_ended(order: Order) -> None:
     AttentionFlag.objects.raise_flag(order.pk, "refunded_twice", "400.00 EUR went back twice")
     with pytest.raises(StateConflict, match="clears itself"):
