@@ -149,8 +149,7 @@ def walk(page: Page, url: str) -> Iterator[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
 def test_every_page_is_accessible_and_fits(
     live_server: LiveServer, page: Page, width: int, scheme: Any
 ) -> None:

@@ -10,7 +10,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from config.temporal import run_in_db
 from orders import desk
 from orders.dispatch import read_policy
-from orders.models import Order, OrderStatus
+from orders.models import Order, OrderStatus, OutboxMessage
 from orders.refusals import StateConflict
 from orders.sagas.policy import SagaInput
 from tests.conftest import until
@@ -150,6 +150,17 @@ async def test_saga_started_again_for_an_order_in_every_status(
         assert ended == "already_final"
         assert (after.status, read_trail(after)) == (status, read_trail(before))
     await acheck_stock_sums()
+
+
+async def test_message_delivered_again_after_its_saga_has_ended_starts_nothing(worker: Client) -> None:
+    order = await run_to_the_end(worker, await aplace())
+    ran = await saga_of(worker, order).describe()
+    due_again: dict[str, Any] = {"delivered_at": None, "next_attempt_at": order.accepted_at}
+    await run_in_db(OutboxMessage.objects.filter(order=order).update, **due_again)
+    await hand_over(worker)
+    assert (await saga_of(worker, order).describe()).run_id == ran.run_id
+    message = await run_in_db(OutboxMessage.objects.get, order=order)
+    assert (message.delivered_at is not None, message.last_error) == (True, "")
 
 
 @pytest.mark.parametrize("status", ["shipped", "cancelled"])

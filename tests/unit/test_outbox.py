@@ -4,14 +4,14 @@ import itertools
 from datetime import timedelta
 
 import pytest
-from django.db import transaction
+from django.db import ProgrammingError, transaction
 from django.utils import timezone
 
 from orders import desk, selectors
 from orders.dispatch import claim_due, note_delivery, note_failure
-from orders.models import Order, OutboxMessage
+from orders.models import Order, OrderLine, OutboxMessage
 from tests.desk import place
-from tests.faults import connect
+from tests.faults import connect, failing
 
 pytestmark = pytest.mark.usefixtures("shop")
 
@@ -30,11 +30,12 @@ def make_due() -> None:
 
 
 def test_order_and_message_are_written_together_or_not_at_all() -> None:
-    with transaction.atomic():
+    with failing("orders_outboxmessage", "INSERT", times=1):
+        with pytest.raises(ProgrammingError, match="injected failure"):
+            place()
+        assert (Order.objects.count(), OrderLine.objects.count()) == (0, 0)
         place()
-        assert (Order.objects.count(), OutboxMessage.objects.count()) == (1, 1)
-        transaction.set_rollback(True)
-    assert (Order.objects.count(), OutboxMessage.objects.count()) == (0, 0)
+    assert (Order.objects.count(), OutboxMessage.objects.count()) == (1, 1)
 
 
 def test_message_is_born_leased_to_the_fast_path(settings: object) -> None:
