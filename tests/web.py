@@ -18,7 +18,7 @@ def serving(*, workers: int = 2, threads: int = 8, **variables: str) -> Iterator
     """Gunicorn with so many processes and threads, as the shop runs it; gives its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
+        listener.listen(512)  # more than any test has clients
         with subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"fd://{listener.fileno()}"),

@@ -50,7 +50,8 @@ def buy_at_once(address: str, secret: str, baskets: Sequence[Sequence[Item]]) ->
     def look(_: Sequence[Item]) -> int:
         return http.get(f"{API}/products/").status_code
 
-    limits = httpx.Limits(max_connections=len(baskets))
+    # No connection is kept: gunicorn closes one that waits for its turn in a crowd for more than 2 s.
+    limits = httpx.Limits(max_connections=len(baskets), max_keepalive_connections=0)
     with (
         ThreadPoolExecutor(len(baskets)) as threads,
         httpx.Client(base_url=address, headers=headers, timeout=60, limits=limits) as http,

@@ -10,11 +10,13 @@ from uuid import UUID
 import pytest
 from django.db import connection
 
+from inventory.models import Product
+from inventory.services import top_up_stock
 from orders import desk
 from orders.models import AttentionFlag, Order, OrderStatus
 from orders.refusals import StateConflict
 from tests.auditing import audit
-from tests.desk import place, read_books
+from tests.desk import HEADPHONES, place, read_books
 from tests.gateway import Server, run_server
 from tests.processes import SWITCHED, Crew, wait_until
 from tests.races.buying import PATIENCE
@@ -39,6 +41,8 @@ def gateway(shop: None, settings: Any, tmp_path: Path) -> Iterator[Server]:
 
 def complete(crew: Crew, *, orders: int, tokens: Sequence[str]) -> list[UUID]:
     """So many completed orders, paid for with these tokens in turn."""
+    product = Product.objects.get(sku=HEADPHONES[0].sku)
+    top_up_stock(targets=[(product.pk, orders * HEADPHONES[0].quantity)], note="race")
     placed = [place(token=tokens[number % len(tokens)]).pk for number in range(orders)]
 
     def are_completed() -> bool:

@@ -1,5 +1,6 @@
 """The proof's table says what its tests have shown: what was tried, what was injected, what failed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from orders.management.commands.proof import merge, read_report
 from orders.management.proof.suites import SUITES, Suite, find_files, read_outcome, run_suite
 from orders.management.proof.table import BEGIN, END, render_markdown, render_text, write_evidence
 from orders.management.storms.results import Result
@@ -104,6 +106,23 @@ def test_table_for_the_document_takes_the_place_of_the_last_one(tmp_path: Path) 
     document.write_text("# Nothing here\n")
     with pytest.raises(ValueError, match="has no place for the table"):
         write_evidence(document, RESULTS)
+
+
+def test_rows_of_an_earlier_report_stay_unless_the_test_was_run_again(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps([result.describe() for result in RESULTS]))
+    again = Result("races", "races", 1234, "tests", 0, [], 8, 30.0, "def")
+    merged = merge(read_report(str(report)), [again])
+    assert [(result.test, result.commit) for result in merged] == [("workers", "abc"), ("races", "def")]
+    assert [result.is_clean for result in merged] == [True, True]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1}', '[{"test": "workers"}]'])
+def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "report.json"
+    file.write_text(text)
+    with pytest.raises(CommandError, match="is no report"):
+        read_report(str(file))
 
 
 def test_unknown_names_and_named_services_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

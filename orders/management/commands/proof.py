@@ -46,6 +46,11 @@ class Command(BaseCommand):
         parser.add_argument("--markdown", metavar="FILE", help="write the table there, as Markdown")
         parser.add_argument("--evidence", metavar="FILE", help="put the table into that document")
         parser.add_argument("--json", metavar="FILE", help="write the report there")
+        parser.add_argument(
+            "--add",
+            metavar="REPORT",
+            help="show tests of an earlier --json report, too, that are not run now; each row has its commit",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         unknown = [name for name in options["names"] if name not in NAMES]
@@ -61,7 +66,8 @@ class Command(BaseCommand):
         self.place = find_data_dir(settings.BASE_DIR) / "storms"
         self.kept = Kept(self.place / "kept", name_commit(settings.BASE_DIR))
         print(f"seed {self.seed}, commit {self.kept.commit}", file=sys.stderr)
-        results = self.run(options["names"] or NAMES, resume=options["resume"])
+        earlier = read_report(options["add"]) if options["add"] else []
+        results = merge(earlier, self.run(options["names"] or NAMES, resume=options["resume"]))
         self.stdout.write(render_text(results))
         if options["markdown"]:
             Path(options["markdown"]).write_text(render_markdown(results) + "\n")
@@ -141,6 +147,20 @@ class Command(BaseCommand):
         )
         progress.say(summarise(result))
         return result
+
+
+def read_report(file: str) -> list[Result]:
+    """The results of a report written with --json. Raises CommandError for anything else."""
+    try:
+        return [Result(**each) for each in json.loads(Path(file).read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"{file} is no report of `proof --json`: {error}", returncode=2) from error
+
+
+def merge(earlier: list[Result], now: list[Result]) -> list[Result]:
+    """All of now, and of the earlier ones those that were not run again, in the order of NAMES."""
+    found = {result.test: result for result in [*earlier, *now]}
+    return sorted(found.values(), key=lambda result: NAMES.index(result.test))
 
 
 def summarise(result: Result) -> str:

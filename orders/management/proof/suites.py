@@ -62,6 +62,7 @@ SUITES = (
         "races",
         ("tests/races/test_*.py", "tests/*/test_*race*.py", "tests/saga/test_late_arrivals.py"),
         choose=f"not ({CONTROLS})",
+        of="buyers and tests",
     ),
     Suite(
         "controls",
