@@ -57,7 +57,8 @@ SAGA_RULES = (
         name="trail_undos",
         says=(
             "A cancelled order has in its trail exactly the undos of what had begun: cancel_order always, "
-            "release_inventory from step 2 on, refund_payment from step 3 on."
+            "release_inventory from step 2 on, refund_payment from step 3 on. One that a saga of its own "
+            "takes back is looked at when its customer has been told: until then that saga is at work."
         ),
         finding=(
             "Order {number} was cancelled at {failed_at}. Asked for: {due}. In its trail: {undone} "
@@ -86,7 +87,10 @@ SAGA_RULES = (
                         AND t.state IN {_FINISHED}), false) AS refunded,
                     coalesce(bool_or(t.name = 'release_inventory'
                         AND t.state IN {_FINISHED}), false) AS released,
-                    coalesce(bool_or(t.name = 'cancel_order' AND t.state IN {_FINISHED}), false) AS cancelled
+                    coalesce(bool_or(t.name = 'cancel_order' AND t.state IN {_FINISHED}), false) AS cancelled,
+                    taken_back.order_id IS NULL
+                        OR coalesce(bool_or(t.name = 'send_cancellation_email'
+                            AND t.state IN {_FINISHED}), false) AS is_over
                 FROM {{orders}} o
                 LEFT JOIN {{trail}} t ON t.order_id = o.id
                 LEFT JOIN (
@@ -95,7 +99,8 @@ SAGA_RULES = (
                 WHERE o.status = 'cancelled'
                 GROUP BY o.number, o.id, o.failed_step, taken_back.order_id
             ) d
-            WHERE (d.refund_due, d.release_due, true) IS DISTINCT FROM (d.refunded, d.released, d.cancelled)
+            WHERE d.is_over
+                AND (d.refund_due, d.release_due, true) IS DISTINCT FROM (d.refunded, d.released, d.cancelled)
         """,  # noqa: S608 - our own text
     ),
     Rule(

@@ -65,8 +65,18 @@ class Day(RuleBasedStateMachine):
     def list_ready(self) -> list[tuple[Saga, str]]:
         return [(saga, name) for saga in self.list_live() for name in saga.list_ready()]
 
+    def list_unpaid(self) -> list[Saga]:
+        """Sagas on their way to the payment, of orders that nobody has cancelled."""
+        is_open = set(self.list_open())
+        steps = ("create_order", "reserve_inventory", "process_payment")
+        return [saga for saga in self.list_forward() if saga.step in steps and saga.order_id in is_open]
+
     def list_in_flight(self) -> list[tuple[Saga, Attempt]]:
         return [(saga, attempt) for saga in self.list_live() for attempt in saga.in_flight.values()]
+
+    def list_forward(self) -> list[Saga]:
+        """Sagas on their way forward that nobody has asked to turn back."""
+        return [saga for saga in self.list_live() if saga.phase == FORWARD and not saga.cancel_asked]
 
     def list_tried_steps(self) -> list[Saga]:
         return [saga for saga in self.list_live() if saga.phase == FORWARD and saga.step in saga.tried]

@@ -18,10 +18,12 @@ from orders.refusals import StateConflict
 from orders.services import CANCEL_SAGA, tell_temporal
 from tests.properties.day import Day
 from tests.properties.model import FULL, GONE, TOKENS
+from tests.properties.plan import FORWARD
 from tests.properties.shop import REFUND_LIMIT, STOCK
 
 # Orders of one run at most.
 MANY = 8
+PAYMENT = "process_payment"
 
 pick = st.integers(0, 30)
 skus = st.sampled_from(sorted(STOCK))
@@ -190,6 +192,26 @@ class OrderDesk(Day):
             self.abandon(saga, name)
             saga.lose()
 
+    @step(lambda self: self.list_unpaid(), which=pick)
+    def cancel_while_the_charge_is_delayed(self, which: int) -> None:
+        """The charge is somewhere in the network, and given up, when the customer cancels."""
+        saga = self.choose(self.list_unpaid(), which)
+        while saga.phase == FORWARD and saga.step != PAYMENT and saga.list_ready():
+            self.run_activity(saga, saga.step)
+        if saga.list_ready() != [PAYMENT]:
+            return
+        attempt = self.open_attempt(saga, PAYMENT)
+        self.advance(saga, attempt, 1)  # our row is written
+        if attempt.has_ended:
+            return
+        self.abandon(saga, attempt.name)
+        saga.lose()
+        self.note(
+            desk.cancel_order(order_id=saga.order_id, actor=CUSTOMER, reason="too slow for me"), cancels=True
+        )
+        for message in [each for each in self.messages if str(each.order_id) == saga.order_id]:
+            self.tell_temporal(message)
+
     @step(lambda self: self.list_in_flight(), which=pick, effects=effects)
     def go_on(self, which: int, effects: int) -> None:
         saga, attempt = self.choose(self.list_in_flight(), which)
@@ -227,10 +249,10 @@ class OrderDesk(Day):
             self.abandon(saga, name)
         saga.give_up()
 
-    @step(lambda self: self.list_live(), which=pick)
+    @step(lambda self: self.list_forward(), which=pick)
     def cancel_in_temporal(self, which: int) -> None:
-        """An operator cancels the workflow."""
-        self.choose(self.list_live(), which).cancel()
+        """An operator cancels the workflow. (A rollback takes no notice of that.)"""
+        self.choose(self.list_forward(), which).cancel()
 
     @step(lambda self: self.list_losable(), which=pick)
     def lose_sagas(self, which: int) -> None:

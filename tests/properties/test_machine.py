@@ -87,6 +87,6 @@ def test_control_without_a_guard_the_machine_finds_the_violation(small_shop: Sma
         try:
             run_days(small_shop, runs=300, steps=30, number=1, phases=[Phase.generate])
         except AssertionError as violation:
-            found = str(violation).splitlines()[0]
+            found = " ".join(str(violation).split())[:300] or repr(violation)
     print(f"without {guard}: {found}")
     assert found, "the machine found nothing, so it proves nothing about this guard"
