@@ -43,13 +43,14 @@ def seed_catalogue() -> tuple[int, int]:
 
     Prices and names that staff have changed stay as they are. Repeating it only tops the stock up.
     """
-    made = 0
-    targets: list[tuple[int, int]] = []
-    for item in CATALOGUE:
-        product, is_new = Product.objects.get_or_create(
-            sku=item.sku,
-            defaults={"name": item.name, "price": item.price, "description": item.description},
-        )
-        made += is_new
-        targets.append((product.pk, item.stock))
-    return made, top_up_stock(targets=targets, note="seed_catalogue")
+    products = Product.objects.filter(sku__in=[item.sku for item in CATALOGUE])
+    known = set(products.values_list("sku", flat=True))
+    missing = [
+        Product(sku=item.sku, name=item.name, price=item.price, description=item.description)
+        for item in CATALOGUE
+        if item.sku not in known
+    ]
+    Product.objects.bulk_create(missing, ignore_conflicts=True)
+    ids = dict(products.values_list("sku", "pk"))
+    targets = [(ids[item.sku], item.stock) for item in CATALOGUE]
+    return len(missing), top_up_stock(targets=targets, note="seed_catalogue")

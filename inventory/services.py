@@ -244,10 +244,16 @@ def top_up_stock(*, targets: Iterable[tuple[int, int]], note: str) -> int:
         [StockItem(product_id=product_id) for product_id in wanted], ignore_conflicts=True
     )
     items = StockItem.objects.filter(product_id__in=wanted).select_for_update(of=("self",))
-    received = 0
-    for item in items.order_by("product__sku"):
-        missing = wanted[item.product_id] - (item.on_hand - item.reserved)
-        if missing > 0:
-            receive_stock(product_id=item.product_id, quantity=missing, note=note)
-            received += missing
-    return received
+    received = [
+        StockMovement(
+            product_id=item.product_id, kind=MovementKind.RECEIVED, on_hand_change=missing, note=note
+        )
+        for item in items.order_by("product__sku")
+        if (missing := wanted[item.product_id] - (item.on_hand - item.reserved)) > 0
+    ]
+    for movement in received:
+        StockItem.objects.filter(product_id=movement.product_id).update(
+            on_hand=F("on_hand") + movement.on_hand_change
+        )
+    StockMovement.objects.bulk_create(received)
+    return sum(movement.on_hand_change for movement in received)
