@@ -180,6 +180,24 @@ class Day(RuleBasedStateMachine):
         else:
             saga.lose()
 
+    def delay_and_cancel(self, saga: Saga, step: str, effects: int) -> None:
+        """Carry the saga as far as that step. Its attempt has so many effects and is given up, its worker
+        frozen or its request somewhere in the network, when the customer cancels."""
+        while saga.phase == FORWARD and saga.step != step and saga.list_ready():
+            self.run_activity(saga, saga.step)
+        if saga.list_ready() != [step]:  # refused on its way, or in flight
+            return
+        attempt = self.open_attempt(saga, step)
+        self.advance(saga, attempt, effects)
+        if attempt.has_ended:
+            return
+        self.abandon(saga, step)
+        saga.lose()
+        decision = desk.cancel_order(order_id=saga.order_id, actor=CUSTOMER, reason="too slow for me")
+        self.note(decision, cancels=True)
+        for message in [each for each in self.messages if str(each.order_id) == saga.order_id]:
+            self.tell_temporal(message)
+
     def abandon(self, saga: Saga, name: str) -> None:
         self.late.append(saga.in_flight.pop(name))
 

@@ -19,7 +19,7 @@ from tests.switches import guards
 PARTS = 10
 
 
-# One control is enough for CI; the others take longer to find.
+# One control is enough for CI.
 CONTROLS = [guards.CHARGE_KEY, guards.TOMBSTONE, guards.CLOSE]
 
 
