@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.PASSWORD_HASHERS = ["tests.hashers.QuickHasher"]
+    # The server shares two cores with all tests. Those of a server that does not answer set their own.
+    settings.TEMPORAL_RPC_TIMEOUT = 30.0
     TransactionTestCase._fixture_teardown = empty_tables  # type: ignore[attr-defined]
 
 

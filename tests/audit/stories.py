@@ -230,13 +230,15 @@ async def settled_outside(client: Client) -> Order:
     return order
 
 
-async def refunded_twice(client: Client) -> Order:
+async def refunded_twice(
+    client: Client, *, token: str = "tok_ok__refund_answer_lost", reference: str = "transfer 2"
+) -> Order:
     """Settled outside, although the gateway had refunded: its answer was lost. Flagged."""
     with override_settings(**PATIENT):
-        order = await run_to_the_end(client, await aplace(token="tok_ok__refund_answer_lost"))
+        order = await run_to_the_end(client, await aplace(token=token))
         await cancel(client, order)
         await until_failed(order, "refund_payment")
-        await resolve(order, "refund_payment", reason="no answer", reference="transfer 2")
+        await resolve(order, "refund_payment", reason="no answer", reference=reference)
         await hand_over(client)
     await saga_of(client, order, cancel=True).result()
     return order
@@ -245,14 +247,7 @@ async def refunded_twice(client: Client) -> Order:
 async def refund_unchecked(client: Client) -> Order:
     """As `refunded_twice`, but the gateway could not be asked: only a flag says that it might be so."""
     token = "tok_ok__refund_answer_lost__find_error_500"
-    with override_settings(**PATIENT):
-        order = await run_to_the_end(client, await aplace(token=token))
-        await cancel(client, order)
-        await until_failed(order, "refund_payment")
-        await resolve(order, "refund_payment", reason="no answer", reference="transfer 3")
-        await hand_over(client)
-    await saga_of(client, order, cancel=True).result()
-    return order
+    return await refunded_twice(client, token=token, reference="transfer 3")
 
 
 async def released_by_hand(client: Client) -> Order:

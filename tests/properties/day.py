@@ -178,7 +178,7 @@ class Day(RuleBasedStateMachine):
         elif attempt.is_refused:
             saga.refuse(attempt.name, str(attempt.error.type), str(attempt.error))  # type: ignore[attr-defined]
         else:
-            saga.lose()
+            saga.lose(attempt.name)
 
     def delay_and_cancel(self, saga: Saga, step: str, effects: int) -> None:
         """Carry the saga as far as that step. Its attempt has so many effects and is given up, its worker
@@ -192,7 +192,7 @@ class Day(RuleBasedStateMachine):
         if attempt.has_ended:
             return
         self.abandon(saga, step)
-        saga.lose()
+        saga.lose(step)
         decision = desk.cancel_order(order_id=saga.order_id, actor=CUSTOMER, reason="too slow for me")
         self.note(decision, cancels=True)
         for message in [each for each in self.messages if str(each.order_id) == saga.order_id]:

@@ -196,7 +196,7 @@ class OrderDesk(Day):
         self.advance(saga, attempt, effects)
         if not attempt.has_ended:
             self.abandon(saga, name)
-            saga.lose()
+            saga.lose(name)
 
     @step(lambda self: self.list_unpaid(), which=pick, delayed=st.sampled_from(DELAYED))
     def cancel_while_a_step_is_delayed(self, which: int, delayed: tuple[str, int]) -> None:
@@ -213,14 +213,14 @@ class OrderDesk(Day):
         saga, attempt = self.choose(self.list_in_flight(), which)
         del saga.in_flight[attempt.name]
         self.shop.runner.run(attempt.kill())
-        saga.lose()
+        saga.lose(attempt.name)
 
     @step(lambda self: self.list_in_flight(), which=pick)
     def time_out(self, which: int) -> None:
         """Temporal gives an attempt up, which knows nothing of it and comes back later."""
         saga, attempt = self.choose(self.list_in_flight(), which)
         self.abandon(saga, attempt.name)
-        saga.lose()
+        saga.lose(attempt.name)
 
     @step(lambda self: self.late, which=pick, effects=effects, dies=st.booleans())
     def arrive_late(self, which: int, effects: int, dies: bool) -> None:

@@ -24,6 +24,8 @@ class Saga:
     undone: set[str] = field(default_factory=set)
     # Undos that were refused for good and wait for a person.
     waiting: set[str] = field(default_factory=set)
+    # Undos a person wanted tried at once while an attempt was in flight.
+    wanted_now: set[str] = field(default_factory=set)
     # How often the activity was tried since it was scheduled, and at all.
     number: dict[str, int] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
@@ -91,13 +93,17 @@ class Saga:
     def refuse(self, name: str, error_type: str, message: str) -> None:
         """The activity was refused for good."""
         if self.phase == BACK:
-            self.waiting.add(name)
+            if name in self.wanted_now:
+                self.wanted_now.discard(name)
+            else:
+                self.waiting.add(name)
             self.number.pop(name)
         else:
             self.turn_back(error_type, message)
 
-    def lose(self) -> None:
+    def lose(self, name: str) -> None:
         """An attempt failed or was lost: it is tried again, unless a cancel came meanwhile."""
+        self.wanted_now.discard(name)
         if self.phase == FORWARD and self.cancel_asked:
             self.turn_back("CancelRequested", "the order was cancelled while it ran")
 
@@ -113,9 +119,10 @@ class Saga:
                 self.turn_back("CancelRequested", "the order was cancelled while it ran")
 
     def retry(self, undo: str) -> None:
-        """The signals `retry_undo` and `resolve_undo`."""
-        if undo in self.tried:
-            self.waiting.discard(undo)
+        """The signals `retry_undo` and `resolve_undo`. May overtake the answer of an attempt in flight."""
+        if undo in self.in_flight:
+            self.wanted_now.add(undo)
+        self.waiting.discard(undo)
 
     def turn_back(self, error_type: str, message: str) -> None:
         self.cause = (self.step, error_type, message)

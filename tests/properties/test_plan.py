@@ -47,7 +47,7 @@ def follow(path: Path) -> Saga | None:
         elif event.HasField("activity_task_canceled_event_attributes"):
             name = scheduled[event.activity_task_canceled_event_attributes.scheduled_event_id]
             del saga.in_flight[name]
-            saga.lose()
+            saga.lose(name)
         elif event.HasField("activity_task_timed_out_event_attributes"):
             name = scheduled[event.activity_task_timed_out_event_attributes.scheduled_event_id]
             del saga.in_flight[name]

@@ -31,7 +31,8 @@ from tests.desk import (
     saga_of,
     withdraw,
 )
-from tests.faults import Pause, pausing, refusing_mail_server, unwilling_mail_server
+from tests.faults import pausing, refusing_mail_server, unwilling_mail_server
+from tests.saga.losing import reach
 
 Saga = WorkflowHandle[Any, str]
 
@@ -139,10 +140,6 @@ async def close_late(client: Client) -> Saga:
     return saga_of(client, await run_to_the_end(client, order))
 
 
-async def reach(pause: Pause) -> None:
-    await until(lambda: asyncio.to_thread(pause.is_reached), what="the breakpoint")
-
-
 async def refuse_confirmation(client: Client) -> Saga:
     """The mail server refuses the address, and takes the cancellation mail later on."""
     order = await aplace()
@@ -219,6 +216,19 @@ async def retry_refused_refund(client: Client) -> Saga:
     return saga_of(client, order, cancel=True)
 
 
+async def retry_refund_in_flight(client: Client) -> Saga:
+    """The person's word overtakes the answer of the attempt in flight, which is refused."""
+    order = await run_to_the_end(client, await aplace(token="tok_ok__refund_refused_x1"))
+    await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="test")
+    refused = "NEW.name = 'refund_payment' AND NEW.state = 'failed'"
+    with pausing("orders_trailentry", "UPDATE", when=refused) as pause:
+        await hand_over(client)
+        await reach(pause)
+        await saga_of(client, order, cancel=True).signal("retry_undo", "refund_payment")
+    await saga_of(client, order, cancel=True).result()
+    return saga_of(client, order, cancel=True)
+
+
 async def settle_cancellation_mail(client: Client) -> Saga:
     with refusing_mail_server() as port, override_settings(EMAIL_PORT=port):
         order = await aplace(LAPTOPS)
@@ -281,6 +291,7 @@ SCENARIOS: dict[str, tuple[Callable[[Client], Awaitable[Saga]], str]] = {
     "released_before_refund": (release_before_the_refund, "cancelled"),
     "stuck_undo_resolved": (resolve_stuck_undo, "cancelled"),
     "stuck_undo_retried": (retry_refused_refund, "cancelled"),
+    "undo_retried_in_flight": (retry_refund_in_flight, "cancelled"),
     "lost_and_repaired": (repair_a_lost_one, "cancelled"),
     "started_again": (partial(start_again, saga="PlaceOrderSaga"), "already_final"),
     "taken_back_again": (partial(start_again, saga="CancelOrderSaga"), "already_final"),

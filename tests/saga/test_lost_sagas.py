@@ -35,11 +35,7 @@ from tests.saga.losing import (
     repair_until_settled,
 )
 
-
-@pytest.fixture(autouse=True)
-def hasty(shop: None, settings: Any) -> None:
-    """An order is looked at after half a second without a sign."""
-    settings.REPAIR_AFTER = 0.5
+pytestmark = pytest.mark.usefixtures("hasty_repair")
 
 
 @pytest.mark.parametrize("point", [name for name in HELD_AT if name not in ("complete_order", *UNDOS)])

@@ -32,11 +32,7 @@ from tests.saga.losing import (
     repair_until_settled,
 )
 
-
-@pytest.fixture(autouse=True)
-def hasty(shop: None, settings: Any) -> None:
-    """An order is looked at after half a second without a sign."""
-    settings.REPAIR_AFTER = 0.5
+pytestmark = pytest.mark.usefixtures("hasty_repair")
 
 
 async def suspect(order: Order) -> lost.Suspect:
