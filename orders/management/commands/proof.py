@@ -42,7 +42,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--resume", action="store_true", help="leave out what has ended well on this very code"
         )
-        parser.add_argument("--processes", type=int, default=2, help="test processes of pytest (default 2)")
+        parser.add_argument("--processes", type=int, default=3, help="test processes of pytest (default 3)")
         parser.add_argument("--markdown", metavar="FILE", help="write the table there, as Markdown")
         parser.add_argument("--evidence", metavar="FILE", help="put the table into that document")
         parser.add_argument("--json", metavar="FILE", help="write the report there")
