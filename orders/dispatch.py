@@ -20,6 +20,8 @@ from orders.sagas.policy import SagaInput, SagaPolicy
 logger = logging.getLogger("orders.dispatch")
 
 BATCH = 50
+# Seconds a worker has for a workflow task before another gets it; it asks for more while it works.
+TASK_TIMEOUT = 10.0
 
 
 def read_policy() -> SagaPolicy:
@@ -93,6 +95,8 @@ async def start_saga(client: Client, message: OutboxMessage) -> None:
             ],
             id=message.workflow_id,
             task_queue=settings.SAGA_TASK_QUEUE,
+            # Work of a quick attempt on a killed worker is noticed only then.
+            task_timeout=timedelta(seconds=min(settings.SAGA_ATTEMPT_TIMEOUT, TASK_TIMEOUT)),
             memo={"request_id": message.request_id} if message.request_id else None,
             id_reuse_policy=reuse,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

@@ -30,6 +30,10 @@ logger = logging.getLogger("orders.trail")
 
 MAX_EXPONENT = 60
 
+# Tried once inside the workflow task before they are scheduled (orders.sagas.quick): what is short and does
+# not ask the gateway.
+QUICK = frozenset({*STEPS, *STEP_OF_UNDO, "begin_rollback"} - {"process_payment", "refund_payment"})
+
 
 @dataclass
 class StepAttempt:
@@ -187,13 +191,20 @@ def flag_repeated(*, order_id: str, activity: str, number: int) -> None:
     )
 
 
+def count_attempts(info: activity.Info) -> int:
+    """Which attempt this is, the quick one included: Temporal counts anew from the first it schedules."""
+    return info.attempt + (info.activity_type in QUICK and not info.is_local)
+
+
 def find_retry(info: activity.Info, error: Exception, *, now: datetime) -> datetime | None:
     """When Temporal tries this activity again after `error`: its own rule, reckoned where the attempt fails,
     because the server tells nobody. None when it will not, by itself, before the deadline."""
-    policy = info.retry_policy
-    if policy is None or isinstance(error, Refusal):
+    if isinstance(error, Refusal) or (isinstance(error, ApplicationError) and error.non_retryable):
         return None
-    if isinstance(error, ApplicationError) and error.non_retryable:
+    if info.is_local:
+        return now  # scheduled at once
+    policy = info.retry_policy
+    if policy is None:
         return None
     delay = error.next_retry_delay if isinstance(error, ApplicationError) else None
     if delay is None:
@@ -227,15 +238,16 @@ class TrailInbound(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
+        number = count_attempts(info)
         attempt: StepAttempt | None = None
         if info.activity_type in STEPS or info.activity_type in STEP_OF_UNDO:
             attempt = StepAttempt(
-                order_id=str(input.args[0]), name=info.activity_type, number=info.attempt, worker=self.worker
+                order_id=str(input.args[0]), name=info.activity_type, number=number, worker=self.worker
             )
         # What belongs to no order (the audit) has no arguments.
-        if input.args and info.attempt > settings.SAGA_ATTENTION_AFTER:
+        if input.args and number > settings.SAGA_ATTENTION_AFTER:
             await run_in_db(
-                flag_repeated, order_id=str(input.args[0]), activity=info.activity_type, number=info.attempt
+                flag_repeated, order_id=str(input.args[0]), activity=info.activity_type, number=number
             )
         token = current_attempt.set(attempt)
         try:

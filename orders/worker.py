@@ -75,6 +75,7 @@ def build_worker(
         interceptors=[TrailInterceptor(identity)],
         workflow_runner=runner or UnsandboxedWorkflowRunner(),
         max_concurrent_activities=settings.WORKER_ACTIVITY_SLOTS,
+        max_concurrent_local_activities=settings.WORKER_ACTIVITY_SLOTS,
         max_cached_workflows=max_cached_workflows,
         # How long a killed worker's sagas wait for it before another worker takes them.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),

@@ -7,7 +7,13 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    TimeoutError,
+    is_cancelled_exception,
+)
 
 from orders.sagas.policy import (
     ALREADY_FINAL,
@@ -17,6 +23,7 @@ from orders.sagas.policy import (
     StepFailed,
     cancel_is_requested,
 )
+from orders.sagas.quick import NotThisTime, is_quick, try_quickly
 from orders.sagas.rollback import Rollback, see_through
 
 with workflow.unsafe.imports_passed_through():
@@ -78,7 +85,25 @@ class PlaceOrderSaga:
         name = activity.__name__
         self.turn_back_if_cancelled(name)
         self.rollback.due.add(name)
+        answer = None
+        try:
+            answer = await self.carry_out(activity)
+        except (FailureError, asyncio.CancelledError) as error:
+            self.turn_back_if_cancelled(name)
+            if required or not isinstance(error, FailureError):
+                raise StepFailed(describe_failure(name, error)) from error
+        self.turn_back_if_cancelled(name)
+        return answer
+
+    async def carry_out(self, activity: Step) -> Any:
+        """Try a quick activity at once, and have it scheduled when that attempt fails; the others from the
+        start. Returns the answer; raises the failure that is final."""
         policy = self.saga.policy
+        if is_quick(activity):
+            try:
+                return await try_quickly(activity, self.saga.order_id, policy=policy)
+            except NotThisTime:
+                self.turn_back_if_cancelled(activity.__name__)
         self.current = workflow.start_activity(
             activity,
             self.saga.order_id,
@@ -90,15 +115,7 @@ class PlaceOrderSaga:
             ),
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
-        answer = None
-        try:
-            answer = await self.current
-        except (ActivityError, asyncio.CancelledError) as error:
-            self.turn_back_if_cancelled(name)
-            if required or not isinstance(error, ActivityError):
-                raise StepFailed(describe_failure(name, error)) from error
-        self.turn_back_if_cancelled(name)
-        return answer
+        return await self.current
 
     def turn_back_if_cancelled(self, step: str) -> None:
         """Raise StepFailed when a cancel was asked for, at the step about to run or just ended."""
@@ -108,7 +125,7 @@ class PlaceOrderSaga:
 
 def describe_failure(step: str, error: BaseException) -> RollbackCause:
     """Why a step failed, as staff will read it."""
-    cause = error.__cause__
+    cause = error.__cause__ if isinstance(error, ActivityError) else error
     if isinstance(cause, ApplicationError):
         return RollbackCause(step, cause.type or "Error", cause.message)
     if isinstance(cause, TimeoutError):

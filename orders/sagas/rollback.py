@@ -7,9 +7,10 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from orders.sagas.policy import ALREADY_FINAL, CANCELLED, RollbackCause, SagaInput
+from orders.sagas.quick import NotThisTime, is_quick, try_quickly
 
 with workflow.unsafe.imports_passed_through():
     from inventory.activities import release_inventory
@@ -31,6 +32,7 @@ class Rollback:
         self.saga = saga
         self.due = due
         self.attempts: dict[str, workflow.ActivityHandle[str]] = {}
+        self.begun: set[str] = set()
         self.wanted_now: set[str] = set()
 
     async def run(self, cause: RollbackCause) -> str:
@@ -64,6 +66,14 @@ class Rollback:
         Temporal retries it by itself. `retry_now` cuts the wait short; a permanent refusal waits for it.
         """
         name = activity.__name__
+        self.begun.add(name)
+        try:
+            if is_quick(activity):
+                return str(await try_quickly(activity, self.saga.order_id, policy=self.saga.policy))
+        except NotThisTime:
+            self.wanted_now.discard(name)
+        except ApplicationError:
+            await self.until_wanted(name)
         while True:
             self.attempts[name] = workflow.start_activity(
                 activity,
@@ -78,22 +88,32 @@ class Rollback:
                 # Our own cancel of the wait may surface as either; any other cancellation is not ours.
                 if isinstance(error, asyncio.CancelledError) and name not in self.wanted_now:
                     raise
-                await workflow.wait_condition(lambda: name in self.wanted_now)
-                self.wanted_now.discard(name)
+                await self.until_wanted(name)
+
+    async def until_wanted(self, undo: str) -> None:
+        """Wait for a person's word."""
+        await workflow.wait_condition(lambda: undo in self.wanted_now)
+        self.wanted_now.discard(undo)
 
     def retry_now(self, undo: str) -> None:
         """Try `undo` again at once: called for `retry_undo`, and for `resolve_undo`, whose booking in the
         database makes the next attempt stop."""
-        attempt = self.attempts.get(undo)
-        if attempt is not None:
+        if undo in self.begun:
             self.wanted_now.add(undo)
-            attempt.cancel()
+        if undo in self.attempts:
+            self.attempts[undo].cancel()
 
     async def begin(self, cause: RollbackCause) -> list[str] | None:
         """Move the order to `cancelling`. The steps begun so far, or None when it is final already."""
+        args = [self.saga.order_id, cause.step, cause.type, cause.message]
+        try:
+            begun: list[str] | None = await try_quickly(begin_rollback, *args, policy=self.saga.policy)
+            return begun
+        except NotThisTime:
+            pass
         return await workflow.execute_activity(
             begin_rollback,
-            args=[self.saga.order_id, cause.step, cause.type, cause.message],
+            args=args,
             start_to_close_timeout=timedelta(seconds=self.saga.policy.attempt_timeout),
             retry_policy=self.retry_policy(),
         )

@@ -137,10 +137,13 @@ class Attempt:
     async def _carry_out(self) -> None:
         walking.set(self)
         environment = ActivityEnvironment()
+        is_quick = self.name in orders.trail.QUICK
         environment.info = dataclasses.replace(
             environment.info,
             activity_type=self.name,
-            attempt=self.number,
+            # The first is tried in the workflow task; Temporal counts anew from the one it schedules.
+            is_local=is_quick and self.number == 1,
+            attempt=max(self.number - is_quick, 1),
             schedule_to_close_timeout=None,
             retry_policy=RetryPolicy(
                 initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.history.v1 import MarkerRecordedEventAttributes
 from temporalio.client import WorkflowHistory
 
 from orders.models import STEP_OF_UNDO, STEPS
@@ -34,6 +35,8 @@ def follow(path: Path) -> Saga | None:
             assert name in saga.list_ready(), f"{name} is not ready at event {event.event_id}"
             saga.begin(name)
             saga.in_flight[name] = scheduled[event.event_id] = name
+        elif event.HasField("marker_recorded_event_attributes"):
+            follow_quick_attempt(saga, event.marker_recorded_event_attributes)
         elif event.HasField("activity_task_completed_event_attributes"):
             done = event.activity_task_completed_event_attributes
             name = scheduled[done.scheduled_event_id]
@@ -63,6 +66,22 @@ def follow(path: Path) -> Saga | None:
         elif event.HasField("workflow_execution_completed_event_attributes"):
             assert saga.phase == ENDED, f"the saga has ended, the plan is {saga.phase}"
     return saga
+
+
+def follow_quick_attempt(saga: Saga, marker: MarkerRecordedEventAttributes) -> None:
+    """Lead the plan through an attempt that was carried out within a workflow task."""
+    assert marker.marker_name == "core_local_activity"
+    name = json.loads(marker.details["data"].payloads[0].data)["activity_type"]
+    assert name in saga.list_ready(), f"{name} is not ready at a marker"
+    saga.begin(name)
+    saga.in_flight[name] = name
+    del saga.in_flight[name]
+    if not marker.HasField("failure"):
+        saga.succeed(name, read_answer(marker.details["result"].payloads))
+    elif marker.failure.application_failure_info.non_retryable:
+        saga.refuse(name, marker.failure.application_failure_info.type, marker.failure.message)
+    else:
+        saga.lose(name)
 
 
 def read_answer(payloads: Any) -> Any:

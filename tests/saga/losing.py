@@ -85,7 +85,12 @@ async def check_rolled_back(order: Order, *, losses: int = 1) -> None:
     assert {state for name, state in read_trail(found) if name in UNDOS} <= {"done", "nothing_to_undo"}
     lines = [entry for entry in found.trail.all() if entry.name == SAGA_LOST]
     assert [(entry.kind, entry.state) for entry in lines] == [("saga", "lost")] * losses
-    assert await run_in_db(read_open_flags, order=order) == [SAGA_LOST]
+    assert await run_in_db(read_open_flags, order=order) == [SAGA_LOST] * bool(losses)
+    await check_audit(order)
+
+
+async def check_audit(order: Order) -> None:
+    """The books of the order balance."""
     await acheck_stock_sums()
     report = await audit_books(Scope(order_id=order.pk), ask_temporal=False)
     assert [violation.sentence for violation in report.violations] == []

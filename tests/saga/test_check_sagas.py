@@ -18,7 +18,7 @@ from orders.sagas.cancel_order import CancelOrderSaga
 from orders.sagas.resend_email import ResendEmail
 from tests.conftest import until
 from tests.desk import aplace, fetch, hand_over, read_trail, saga_of
-from tests.saga.test_replay import ReorderedSaga
+from tests.saga.test_replay import ReorderedSaga, SwappedSaga
 
 
 @workflow.defn(name="PlaceOrderSaga")
@@ -81,7 +81,11 @@ async def test_none_running_is_fine(worker: Client) -> None:
 
 @pytest.mark.parametrize(
     ("saga", "event"),
-    [(ReorderedSaga, "11 ACTIVITY_TASK_SCHEDULED"), (EmptiedSaga, "5 ACTIVITY_TASK_SCHEDULED")],
+    [
+        (SwappedSaga, "7 ACTIVITY_TASK_SCHEDULED"),
+        (ReorderedSaga, "6 MARKER_RECORDED"),
+        (EmptiedSaga, "5 MARKER_RECORDED"),
+    ],
 )
 async def test_code_that_would_break_them_is_refused_with_order_and_event(
     worker: Client, monkeypatch: pytest.MonkeyPatch, saga: type, event: str

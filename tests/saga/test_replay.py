@@ -17,7 +17,7 @@ from tests.saga.scenarios import SCENARIOS
 with workflow.unsafe.imports_passed_through():
     from inventory.activities import reserve_inventory
     from orders.activities import complete_order, create_order
-    from payments.activities import process_payment
+    from payments.activities import process_payment, refund_payment
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 
@@ -72,8 +72,32 @@ class ReorderedSaga(PlaceOrderSaga):
         return COMPLETED
 
 
-async def test_control_a_changed_saga_does_not_replay() -> None:
+@workflow.defn(name="PlaceOrderSaga")
+class SwappedSaga(PlaceOrderSaga):
+    """The control of what is scheduled: another activity in the payment's place."""
+
+    @workflow.init
+    def __init__(self, saga: SagaInput) -> None:
+        super().__init__(saga)
+
+    @workflow.run
+    async def run(self, saga: SagaInput) -> str:
+        await self.step(create_order)
+        await self.step(reserve_inventory)
+        await self.step(refund_payment)
+        await self.step(complete_order)
+        return COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("saga", "message"),
+    [
+        (ReorderedSaga, r"Missing associated machine for LocalActivity"),
+        (SwappedSaga, r"'process_payment' does not match .* 'refund_payment'"),
+    ],
+)
+async def test_control_a_changed_saga_does_not_replay(saga: type, message: str) -> None:
     completed = next(path for path in HISTORIES if path.stem == "completed")
-    replayer = Replayer(workflows=[ReorderedSaga], workflow_runner=UnsandboxedWorkflowRunner())
-    with pytest.raises(NondeterminismError, match=r"'reserve_inventory' does not match .* 'process_payment'"):
+    replayer = Replayer(workflows=[saga], workflow_runner=UnsandboxedWorkflowRunner())
+    with pytest.raises(NondeterminismError, match=message):
         await replayer.replay_workflow(load(completed))
