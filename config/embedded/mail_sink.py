@@ -10,6 +10,7 @@ import email.policy
 import json
 import mailbox
 import os
+import re
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 LISTED_ON_PAGE = 500
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 # The pages run no script at all. A caught HTML part is additionally cut off from everything by `sandbox`.
 PAGE_POLICY = "default-src 'none'; style-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'self'"
 PART_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
@@ -69,26 +71,54 @@ class CaughtMessage:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadMessage:
+    """A message nobody has listed yet: its headers as they came. Most mail of a load test is never read,
+    and decoding headers costs more than all the rest of catching a mail."""
+
+    key: str
+    head: bytes
+    received_at: datetime
+
+
 class CaughtMail:
     """The Maildir and an index of it in memory; safe to use from the SMTP and the HTTP threads."""
 
     def __init__(self, directory: Path) -> None:
         self.maildir = mailbox.Maildir(directory, create=True)
+        self.new = directory / "new"
         self.lock = threading.Lock()
-        self.index = {key: self._summarize(key) for key in self.maildir.iterkeys()}
+        self.index: dict[str, CaughtMessage | UnreadMessage] = {
+            key: UnreadMessage(
+                key,
+                cut_head(self.maildir.get_bytes(key)),
+                datetime.fromtimestamp(self.maildir.get_message(key).get_date(), UTC),
+            )
+            for key in self.maildir.iterkeys()
+        }
 
     def keep(self, content: bytes, *, sender: str, recipients: list[str]) -> str:
-        """On disk when this returns. The envelope is kept the way delivering servers do it."""
+        """On disk when this returns. The envelope is kept the way delivering servers do it.
+
+        What is indexed comes from the bytes in hand: asked for one it has just added, the Maildir lists
+        its whole directory.
+        """
         envelope = f"Return-Path: <{sender}>\r\n" + "".join(f"Delivered-To: {to}\r\n" for to in recipients)
+        message = envelope.encode() + content
         with self.lock:
-            key = self.maildir.add(envelope.encode() + content)
-            self.index[key] = self._summarize(key)
+            key = self.maildir.add(message)
+            received_at = datetime.fromtimestamp((self.new / key).stat().st_mtime, UTC)
+            self.index[key] = UnreadMessage(key, cut_head(message), received_at)
         return key
 
     def list_newest_first(self, *, to: str = "") -> list[CaughtMessage]:
         wanted = to.strip().casefold()
         with self.lock:
-            caught = list(self.index.values())
+            indexed = list(self.index.values())
+        # Without the lock: many may be unread, and the next mail is not to wait for them.
+        caught = [summarize(one) if isinstance(one, UnreadMessage) else one for one in indexed]
+        with self.lock:
+            self.index.update((one.key, one) for one in caught)
         found = [one for one in caught if not wanted or wanted in (address.casefold() for address in one.to)]
         return sorted(found, key=lambda one: (one.received_at, one.key), reverse=True)
 
@@ -98,20 +128,27 @@ class CaughtMail:
                 return None
             return _parse(self.maildir.get_bytes(key))
 
-    def _summarize(self, key: str) -> CaughtMessage:
-        headers = read_headers(_parse(self.maildir.get_bytes(key)))
-        first = {name.casefold(): value.strip() for name, value in reversed(headers)}
-        delivered = [value for name, value in headers if name == "Delivered-To"]
-        addressed = [address for _, address in getaddresses([first.get("to", "")])]
-        return CaughtMessage(
-            key=key,
-            message_id=first.get("message-id", ""),
-            to=tuple(delivered or addressed),
-            sender=first.get("from", ""),
-            subject=first.get("subject", ""),
-            received_at=datetime.fromtimestamp(self.maildir.get_message(key).get_date(), UTC),
-            headers=dict(headers),
-        )
+
+def cut_head(message: bytes) -> bytes:
+    """The headers of a message, without its body."""
+    return _END_OF_HEAD.split(message, maxsplit=1)[0]
+
+
+def summarize(unread: UnreadMessage) -> CaughtMessage:
+    """Decode the headers for the lists."""
+    headers = read_headers(_parse(unread.head + b"\r\n\r\n"))
+    first = {name.casefold(): value.strip() for name, value in reversed(headers)}
+    delivered = [value for name, value in headers if name == "Delivered-To"]
+    addressed = [address for _, address in getaddresses([first.get("to", "")])]
+    return CaughtMessage(
+        key=unread.key,
+        message_id=first.get("message-id", ""),
+        to=tuple(delivered or addressed),
+        sender=first.get("from", ""),
+        subject=first.get("subject", ""),
+        received_at=unread.received_at,
+        headers=dict(headers),
+    )
 
 
 def _parse(content: bytes) -> email.message.EmailMessage:
