@@ -48,6 +48,8 @@ class Bank:
         fault = self._take_fault(request)
         if self._latency_seconds and request.operation in ("charge", "refund"):
             time.sleep(self._latency_seconds)
+        if delay := self.faults.take_delay(request.operation, request.key):
+            time.sleep(delay)
         match fault:
             case None:
                 return self.apply(request)
@@ -69,6 +71,9 @@ class Bank:
             case Fault(name="delayed", seconds=seconds):
                 self._apply_later(request, seconds)
                 return Silence()
+            case Fault(name="slow", seconds=seconds):
+                time.sleep(seconds)
+                return self.apply(request)
         raise AssertionError(f"no such fault: {fault}")
 
     def apply(self, request: Request, *, decline: tuple[str, str] | None = None) -> Answer:

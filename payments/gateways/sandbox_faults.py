@@ -7,14 +7,15 @@ Token grammar, parsed only by `parse_token`:
     operation = "charge" | "refund" | "close" | "find"             without one: charge
     fault     = "decline" | "declined" (the same)                  charge only
               | "refused"                                          refund only
-              | "error_500" | "rate_limited" | "hang" | "reset" | "answer_lost" | "delayed"
+              | "error_500" | "rate_limited" | "hang" | "reset" | "answer_lost" | "delayed" | "slow"
 
 `_x3`: only the first 3 requests of that operation under the same key (counted in the ledger file, so a
 restart does not start over). `_s1.5`: seconds, for hang (how long it holds, default 30), answer_lost (how
-long it holds after it has done as asked, default 0), delayed (when it arrives, default 2) and rate_limited
-(Retry-After, default 1). Rules for one operation take turns: the next begins when the one before is used up.
-Examples: tok_ok, tok_declined, tok_ok__close_hang_s5_x1, tok_answer_lost_x1__refund_error_500_x2. Any other
-string is an unknown token, which the gateway declines.
+long it holds after it has done as asked, default 0), delayed (when it arrives, default 2), slow (how much
+later it answers as it would have, default 1) and rate_limited (Retry-After, default 1).
+Rules for one operation take turns: the next begins when the one before is used up. Examples: tok_ok,
+tok_declined, tok_ok__close_hang_s5_x1, tok_answer_lost_x1__refund_error_500_x2. Any other string is an
+unknown token, which the gateway declines.
 """
 
 import random
@@ -33,8 +34,9 @@ FAULTS: dict[str, tuple[str, ...]] = {  # fault -> the operations it makes sense
     "reset": OPERATIONS,
     "answer_lost": OPERATIONS,
     "delayed": OPERATIONS,
+    "slow": OPERATIONS,
 }
-DEFAULT_SECONDS = {"hang": 30.0, "answer_lost": 0.0, "delayed": 2.0, "rate_limited": 1.0}
+DEFAULT_SECONDS = {"hang": 30.0, "answer_lost": 0.0, "delayed": 2.0, "slow": 1.0, "rate_limited": 1.0}
 MAX_SECONDS = 3600.0
 
 _RULE = re.compile(
@@ -140,17 +142,28 @@ class FaultBoard:
         with self._lock:
             return [fault.describe() for fault in self._faults]
 
-    def clear_faults(self) -> int:
-        """Remove every fault and return how many there were."""
+    def clear_faults(self, fault_id: int | None = None) -> int:
+        """Remove every fault, or the one with that id, and return how many there were."""
         with self._lock:
-            count = len(self._faults)
-            self._faults.clear()
+            kept = [each for each in self._faults if fault_id not in (None, each.id)]
+            count = len(self._faults) - len(kept)
+            self._faults = kept
             return count
 
     def take_fault(self, operation: str, key: str) -> Fault | None:
-        """Return the first fault, in the order they were added, that fires for this request, and count it."""
+        """Return the first fault, in the order they were added, that fires for this request, and count it.
+
+        Not `slow`, which is no reason for the others to stay away: `take_delay` has it.
+        """
         with self._lock:
-            return next((each.fault for each in self._faults if each.fires(operation, key)), None)
+            faults = (each for each in self._faults if each.fault.name != "slow")
+            return next((each.fault for each in faults if each.fires(operation, key)), None)
+
+    def take_delay(self, operation: str, key: str) -> float:
+        """Return the seconds by which `slow` faults hold this request up, and count them."""
+        with self._lock:
+            slow = [each for each in self._faults if each.fault.name == "slow"]
+            return sum(each.fault.seconds for each in slow if each.fires(operation, key))
 
 
 def _read_global_fault(wish: dict[str, Any], fault_id: int) -> _GlobalFault:

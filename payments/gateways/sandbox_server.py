@@ -4,9 +4,9 @@
 
 POST /charges {amount_minor, currency, token}, POST /refunds {charge_id, amount_minor} and POST /close take
 their key from the Idempotency-Key header. GET /charges?key=, GET /ledger?key_prefix=, GET /health.
-POST, GET and DELETE /faults set, list and clear faults for everyone; tokens carry faults for one payment
-(`sandbox_faults` has the grammar). Errors: {"error": {"code", "message"}}; 400 malformed, 402 declined,
-409 refund refused, 410 key closed, 422 key reused with other parameters.
+POST, GET and DELETE /faults[?id=] set, list and clear faults for everyone; tokens carry faults for one
+payment (`sandbox_faults` has the grammar). Errors: {"error": {"code", "message"}}; 400 malformed,
+402 declined, 409 refund refused, 410 key closed, 422 key reused with other parameters.
 """
 
 import argparse
@@ -145,7 +145,8 @@ class SandboxHandler(BaseHTTPRequestHandler):
             case "GET", "/faults":
                 return Answer(200, {"faults": bank.faults.list_faults()})
             case "DELETE", "/faults":
-                return Answer(200, {"cleared": bank.faults.clear_faults()})
+                chosen = _read_number(query, "id", default=0) if "id" in query else None
+                return Answer(200, {"cleared": bank.faults.clear_faults(chosen)})
             case "GET", "/health":
                 bank.ledger.find_token_of_key("")  # healthy means: the ledger answers
                 return Answer(200, {"status": "ok", "pid": os.getpid()})

@@ -124,6 +124,24 @@ async def test_delayed_refund_arrives_later(gateway: SandboxGateway, server: Ser
     await wait_until(lambda: server.kinds(key) == ["charge", "refund"])
 
 
+async def test_slow_gateway_answers_later_what_it_would_have_answered(
+    gateway: SandboxGateway, server: Server, key: str
+) -> None:
+    slow = server.set_fault(operation="*", fault="slow", seconds=0.2, key_prefix=key).json()["fault"]
+    other = server.set_fault(operation="find", fault="reset", key_prefix=f"{key}:other").json()["fault"]
+    began = asyncio.get_running_loop().time()
+    await pay(gateway, key)
+    with pytest.raises(PaymentDeclined):  # a token's own fault is met as well
+        await pay(gateway, f"{key}:2", token="tok_declined")
+    await pay(gateway, f"{key}:3", token="tok_slow_s0.2")
+    assert asyncio.get_running_loop().time() - began >= 0.8
+    assert server.kinds(key) == ["charge", "declined", "charge"]
+    assert [one["fired"] for one in server.http.get("/faults").json()["faults"]] == [3, 0]
+
+    assert server.http.delete("/faults", params={"id": slow["id"]}).json() == {"cleared": 1}
+    assert [one["id"] for one in server.http.get("/faults").json()["faults"]] == [other["id"]]
+
+
 def test_token_grammar() -> None:
     assert parse_token("tok_ok") == ()
     rules = parse_token("tok_answer_lost_x1__refund_error_500_x2__close_hang_s1.5_x3__find_delayed")
