@@ -266,14 +266,23 @@ def test_number_out_of_range_is_wrong_use(db: None, option: str, value: int) -> 
     assert not Order.objects.exists()
 
 
-@pytest.mark.parametrize("variables", [{"ORDER_DESK_EMBEDDED": "0"}, {"host": "db.shop.example"}])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EMBEDDED", False),
+        ("DATABASE", "db.shop.example"),
+        ("TEMPORAL_ADDRESS", "temporal.shop.example:7233"),
+        ("PAYMENT_GATEWAY_URL", "https://bank.example"),
+        ("EMAIL_HOST", "smtp.shop.example"),
+    ],
+)
 def test_real_books_are_never_written_into(
-    db: None, settings: Any, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+    db: None, settings: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
-    if "host" in variables:
-        monkeypatch.setitem(connection.settings_dict, "HOST", variables["host"])
+    if name == "DATABASE":
+        monkeypatch.setitem(connection.settings_dict, "HOST", value)
     else:
-        settings.EMBEDDED = False
+        setattr(settings, name, value)
     with pytest.raises(CommandError, match="only runs on a developer's machine") as refusal:
         seed()
     assert refusal.value.returncode == 2

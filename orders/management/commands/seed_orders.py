@@ -9,14 +9,13 @@ from argparse import ArgumentParser
 from collections import Counter
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection
 from django.utils import timezone
 
 from inventory.catalogue import seed_catalogue
 from inventory.models import Product
+from orders.management.real_books import refuse_real_books
 from orders.management.seeding.books import Books, make_rows, name_order
 from orders.management.seeding.copying import Warehouse, analyse, find_sequence, reserve_ids, save_chunk
 from orders.management.seeding.mails import MailWriter
@@ -55,7 +54,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        refuse_real_books()
+        refuse_real_books("writes made-up history into the books")
         count, days = options["count"], options["days"]
         if not 1 <= count <= MAX_COUNT:
             raise CommandError(f"--count takes a number from 1 to {MAX_COUNT}.", returncode=2)
@@ -118,18 +117,6 @@ class Command(BaseCommand):
             save_chunk(rows)
             show_progress(stop, count, began)
         return Counter(endings)
-
-
-def refuse_real_books() -> None:
-    """Made-up history never enters books that count: only a developer's own database takes it."""
-    host = connection.settings_dict["HOST"]
-    # One outside service is enough to have real books, so the database itself must be on this machine.
-    if not settings.EMBEDDED or not (host.startswith("/") or host in ("", "localhost", "127.0.0.1", "::1")):
-        raise CommandError(
-            "This writes made-up history into the books, so it only runs on a developer's machine, with the "
-            "local services that manage.py starts.",
-            returncode=2,
-        )
 
 
 def make_person(name: str) -> User:

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from config.embedded import find_data_dir
-from orders.management.commands.seed_orders import refuse_real_books
+from orders.management.real_books import refuse_real_books
 from orders.management.stack import StackError
 from orders.management.storms.company import Company
 from orders.management.storms.plans import FULL, SHORT, Storm
@@ -43,7 +43,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["prepare"] is not None:  # how a storm calls itself, on its own stack
-            refuse_real_books()
+            refuse_real_books("stocks up for a storm")
             self.stdout.write(json.dumps(supply(scarce=options["prepare"])))
             return
         storms = choose_storms(options["names"], is_short=options["short"], orders=options["orders"])
