@@ -23,6 +23,9 @@ class Scope:
 
     order_id: UUID | None = None
     since: datetime | None = None
+    # Seconds without a change after which Temporal's and the gateway's word on an order count; None: as set
+    # (AUDIT_QUIET_FOR). 0 where nothing is under way any more.
+    quiet_for: float | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -143,7 +146,7 @@ def read_rows(*, sql: str, scope: Scope, **arguments: Any) -> list[dict[str, Any
     known = {
         "order": scope.order_id,
         "since": scope.since,
-        "quiet": timedelta(seconds=settings.AUDIT_QUIET_FOR),
+        "quiet": timedelta(seconds=settings.AUDIT_QUIET_FOR if scope.quiet_for is None else scope.quiet_for),
     }
     with connection.cursor() as cursor:
         cursor.execute(sql.format(**name_tables(scope)), known | arguments)

@@ -137,6 +137,10 @@ class Stack:
             environment={"SHOP_URL": settings.SHOP_URL or shop_url},
         )
 
+    def start_module(self, name: str, module: str, *arguments: str) -> None:
+        """Start a module of ours as a process called `name`; it ends at SIGTERM."""
+        self._start(name, [sys.executable, "-m", module, *arguments], patience=10)
+
     def start_web(self, *, reload: bool = False) -> str:
         """Start the web process on port 8000, or the next free one. Returns its address once it answers."""
         port = find_free_port(WEB_PORT)
@@ -177,6 +181,10 @@ class Stack:
                 time.sleep(0.1)
         self.children.remove(("web", process))
         return False
+
+    def find_process(self, name: str) -> int | None:
+        """The pid of the child of that name, below which all its processes are; None if there is none."""
+        return next((process.pid for each, process in self.children if each == name), None)
 
     def find_dead(self) -> str | None:
         """What has ended and where to read why, if a child or the local services have."""
