@@ -41,9 +41,9 @@ format: setup
 proof: setup
 	@$(BIN)/python manage.py proof $(ARGS)
 
-# Orders a second on this machine, completed and rolled back.
+# Orders a second on this machine, completed and rolled back, against sagas that do nothing.
 bench: setup
-	@$(BIN)/python manage.py bench
+	@$(BIN)/python manage.py bench $(ARGS)
 
 clean:
 	rm -rf .venv .local staticfiles .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

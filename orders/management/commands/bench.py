@@ -1,103 +1,122 @@
-"""How many orders a second this machine carries through, completed and rolled back, in interleaved rounds."""
+"""How many orders a second this machine carries through, measured against sagas that do nothing."""
 
 import json
 import statistics
-import sys
-import time
 from argparse import ArgumentParser
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
 
-from config.embedded import find_data_dir
-from inventory.models import Product
-from inventory.services import top_up_stock
-from orders import desk
-from orders.management.stack import Stack, StackError, prepare_database
-from orders.models import Order, OrderStatus
-from orders.services import Item
+from orders.management.load.figures import estimate_interval
+from orders.management.load.goods import stocked
+from orders.management.load.rig import Rig, raised, refuse_company
+from orders.management.load.rounds import ALONE, CONCURRENCY, KINDS, Bench, Round, start_empty_worker
+from orders.management.real_books import refuse_real_books
+from orders.management.stack import StackError
+from orders.management.storms.progress import Progress
 
-ITEM = Item("NOTE-A5", 1)
-TOKENS = {"order": "tok_ok", "rollback": "tok_declined"}
-ENDED = {
-    "order": ("completed_at", OrderStatus.COMPLETED),
-    "rollback": ("rolled_back_at", OrderStatus.CANCELLED),
+# What is compared: of each round, so that what disturbs one round disturbs both sides of its ratio.
+RATIOS: dict[str, Callable[[Round], float]] = {
+    "order": lambda one: one.rate["order"] / one.rate["empty"],
+    "rollback": lambda one: one.rate["rollback"] / one.rate["empty"],
+    "alone": lambda one: one.alone["order"] / one.alone["empty"],
 }
-PATIENCE = 300.0
-
-
-@dataclass
-class Figures:
-    """What the rounds of one kind of order measured."""
-
-    rates: list[float] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
+MEANING = {
+    "order": "orders a second, to empty sagas a second",
+    "rollback": "rollbacks a second, to empty sagas a second",
+    "alone": "time of an order alone, to an empty saga's",
+}
 
 
 class Command(BaseCommand):
-    help = "Measure completed and rolled-back orders a second, in rounds that take turns."
+    help = (
+        "Measure orders that complete and orders that are rolled back against empty sagas of four "
+        f"activities, on the same Temporal server, in rounds that take turns: at most {CONCURRENCY} in "
+        "flight, and one at a time. For a developer's machine only. docs/performance.md says how."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--orders", type=int, default=100, help="orders a round")
-        parser.add_argument("--rounds", type=int, default=5, help="rounds of each kind")
+        parser.add_argument("--orders", type=int, default=100, help="of each kind in a round (default 100)")
+        parser.add_argument("--rounds", type=int, default=7, help="default 7")
         parser.add_argument("--workers", type=int, default=settings.WORKER_COUNT, help="worker processes")
         parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if min(options["orders"], options["rounds"], options["workers"]) < 1:
             raise CommandError("--orders, --rounds and --workers take numbers from 1.", returncode=2)
-        stack = Stack(log_dir=find_data_dir(settings.BASE_DIR) / "logs", quiet=True)
-        figures = {kind: Figures() for kind in TOKENS}
+        refuse_real_books("places, charges and mails orders that nobody wants")
+        refuse_company()
+        rig = Rig(workers=options["workers"])
         try:
-            prepare_database()
-            stack.start_workers(options["workers"])
-            self.run_round("order", 10, Figures())  # a warm-up: not counted
-            for number in range(1, options["rounds"] + 1):
-                for kind, measured in figures.items():
-                    self.run_round(kind, options["orders"], measured)
-                    print(f"round {number}: {measured.rates[-1]:.1f} {kind}s/s", file=sys.stderr)
+            rounds = self.run(rig, orders=options["orders"], rounds=options["rounds"])
         except StackError as error:
             raise CommandError(str(error)) from error
-        finally:
-            stack.stop()
-        report = {
-            "rounds": options["rounds"],
-            "rate": {kind: round(statistics.median(found.rates), 1) for kind, found in figures.items()},
-            "spread": {kind: [round(min(f.rates), 1), round(max(f.rates), 1)] for kind, f in figures.items()},
-            "p50_ms": {kind: round(statistics.median(f.latencies)) for kind, f in figures.items()},
-        }
-        if options["json"]:
-            self.stdout.write(json.dumps(report))
-            return
-        for kind in TOKENS:
-            low, high = report["spread"][kind]
-            self.stdout.write(
-                f"{kind:<9} {report['rate'][kind]:>6} a second (rounds {low} to {high}), "
-                f"p50 {report['p50_ms'][kind]} ms from accepted to the end"
-            )
+        except OperationalError as error:
+            raise CommandError(rig.stack.find_dead() or f"The database does not answer: {error}") from error
+        report = build_report(rounds)
+        self.stdout.write(json.dumps(report) if options["json"] else render_report(report))
 
-    def run_round(self, kind: str, count: int, figures: Figures) -> None:
-        """Place `count` orders as fast as the desk takes them, and wait until the last has ended."""
-        product = Product.objects.get(sku=ITEM.sku)
-        top_up_stock(targets=[(product.pk, count)], note="bench")
-        began = time.monotonic()
-        orders = [
-            desk.place_order(
-                customer_email="bench@example.com", items=[ITEM], actor="bench", payment_token=TOKENS[kind]
-            ).order.pk
-            for _ in range(count)
-        ]
-        ended_at, status = ENDED[kind]
-        while (done := Order.objects.filter(pk__in=orders, status=status).count()) < count:
-            if time.monotonic() - began > PATIENCE:
-                raise CommandError(
-                    f"Only {done} of {count} orders ended as {status} within {PATIENCE:.0f} s."
-                )
-            time.sleep(0.02)
-        figures.rates.append(count / (time.monotonic() - began))
-        figures.latencies += [
-            (end - accepted).total_seconds() * 1000
-            for end, accepted in Order.objects.filter(pk__in=orders).values_list(ended_at, "accepted_at")
-        ]
+    def run(self, rig: Rig, *, orders: int, rounds: int) -> list[Round]:
+        """Bring the rig up and measure. Raises StackError."""
+        progress = Progress("bench")
+        progress.say(f"{rounds} rounds of {orders} of each kind, {rig.workers} workers")
+        with raised(rig), stocked(orders):
+            bench = Bench(rig, orders=orders, empty_queue=start_empty_worker(rig), say=progress.say)
+            bench.warm_up()
+            measured: list[Round] = []
+            for number in range(rounds):
+                progress.show(number, rounds, "")
+                measured.append(bench.run_round(number))
+            return measured
+
+
+def build_report(rounds: Sequence[Round]) -> dict[str, Any]:
+    """The report of `--json`: medians of the rounds, their least and most, 95% intervals of the ratios."""
+    rates = {kind: [one.rate[kind] for one in rounds] for kind in KINDS}
+    alone = {kind: [one.alone[kind] for one in rounds] for kind in KINDS}
+    ratios = {name: [find(one) for one in rounds] for name, find in RATIOS.items()}
+    return {
+        "rounds": len(rounds),
+        "rate": {kind: round(statistics.median(found), 1) for kind, found in rates.items()},
+        "p50_ms": {kind: round(statistics.median(found), 1) for kind, found in alone.items()},
+        "ratio": {name: round(statistics.median(found), 3) for name, found in ratios.items()},
+        "interval": {
+            name: [round(bound, 3) for bound in estimate_interval(found)] for name, found in ratios.items()
+        },
+        "spread": {
+            "rate": {kind: span(found, 1) for kind, found in rates.items()},
+            "p50_ms": {kind: span(found, 1) for kind, found in alone.items()},
+            "ratio": {name: span(found, 3) for name, found in ratios.items()},
+        },
+    }
+
+
+def span(values: Sequence[float], digits: int) -> list[float]:
+    """The least and the most."""
+    return [round(min(values), digits), round(max(values), digits)]
+
+
+def render_report(report: dict[str, Any]) -> str:
+    """The report as a table for people."""
+    spread = report["spread"]
+    lines = [f"{'':<10}{'a second':>10}{'rounds':>18}{'alone, ms':>12}{'rounds':>18}"]
+    lines += [
+        f"{kind:<10}{report['rate'][kind]:>10}{_show(spread['rate'][kind]):>18}"
+        f"{report['p50_ms'][kind]:>12}{_show(spread['p50_ms'][kind]):>18}"
+        for kind in KINDS
+    ]
+    lines += ["", f"{'ratio':<46}{'median':>8}{'95% interval':>18}{'rounds':>18}"]
+    lines += [
+        f"{MEANING[name]:<46}{report['ratio'][name]:>8}{_show(report['interval'][name]):>18}"
+        f"{_show(spread['ratio'][name]):>18}"
+        for name in RATIOS
+    ]
+    lines.append(f"{report['rounds']} rounds; alone: the median of {ALONE} at most, one after the other")
+    return "\n".join(lines)
+
+
+def _show(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]} to {bounds[1]}"
