@@ -64,6 +64,15 @@ class StepAttempt:
 
     def write_ahead(self) -> None:
         """Write the attempt as running. A row still open belongs to an attempt that was lost."""
+        self.entry_id = TrailEntry.objects.begin(
+            order_id=self.order_id,
+            name=self.name,
+            kind=self.kind,
+            started_at=self.started_at,
+            worker=self.worker,
+        )
+        if self.entry_id is not None:
+            return
         latest = self.find_latest()
         if latest is not None and latest.state in FINISHED_STATES:
             return
@@ -85,20 +94,25 @@ class StepAttempt:
             "finished_at": timezone.now(),
             "ms": self.ms,
             "worker": self.worker,
-            "retry_at": None,
         }
         if self.entry_id is not None:
             # Closed as lost meanwhile: then a later attempt has taken over, and the row stays as it is.
-            TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
+            TrailEntry.objects.finish(self.entry_id, **outcome)
         else:
             latest = self.find_latest() if self.number > 1 or self.kind == StepKind.UNDO else None
             if latest is None:
                 # A saga that was started anew may find the step done: then the row that says so stays.
-                TrailEntry.objects.bulk_create([self.build_entry(**outcome)], ignore_conflicts=True)
+                TrailEntry.objects.add_finished(
+                    order_id=self.order_id,
+                    name=self.name,
+                    kind=self.kind,
+                    started_at=self.started_at,
+                    **outcome,
+                )
             elif latest.state in FINISHED_STATES:
                 TrailEntry.objects.filter(pk=latest.pk).update(attempts=F("attempts") + 1)
             elif latest.state == StepState.FAILED:
-                self.continue_entry(latest, **outcome)
+                self.continue_entry(latest, retry_at=None, **outcome)
             else:
                 self.close_lost(latest)
                 self.build_entry(**outcome).save()

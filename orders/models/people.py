@@ -3,11 +3,16 @@
 from uuid import UUID
 
 from django.conf import settings
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from orders.models.order import Order
+
+_CLEAR = """
+    UPDATE orders_attentionflag SET cleared_at = statement_timestamp()
+    WHERE order_id = %s AND subject = ANY(%s) AND cleared_at IS NULL
+"""
 
 
 class AttentionFlagManager(models.Manager["AttentionFlag"]):
@@ -27,7 +32,8 @@ class AttentionFlagManager(models.Manager["AttentionFlag"]):
 
     def clear_flag(self, order_id: UUID | str, *subjects: str) -> None:
         """Clear the open flags with these subjects."""
-        self.filter(order_id=order_id, subject__in=subjects, cleared_at=None).update(cleared_at=Now())
+        with connection.cursor() as cursor:
+            cursor.execute(_CLEAR, [order_id, list(subjects)])
 
 
 class AttentionFlag(models.Model):

@@ -1,8 +1,9 @@
 """The plan of the saga, and the trail of what ran of it: steps, undos, their keys and tombstones."""
 
+from datetime import datetime
 from uuid import UUID
 
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
 from django.utils import timezone
 
@@ -47,11 +48,22 @@ SAGA_LOST = "saga_lost"
 FINISHED_STATES = (StepState.DONE, StepState.NOTHING_TO_UNDO, StepState.RESOLVED)
 
 
+# Makes the key and locks it, as FOR UPDATE would: `step` is part of what identifies the row. Whoever waited
+# for another holder gets the row as that one has left it. A tombstone that is there already stays.
+_LOCK = """
+    INSERT INTO orders_stepkey AS key (order_id, step, undone_at)
+    VALUES (%s, %s, %s)
+    ON CONFLICT (order_id, step) DO UPDATE
+        SET step = EXCLUDED.step, undone_at = COALESCE(key.undone_at, EXCLUDED.undone_at)
+    RETURNING id, order_id, step, undone_at, resolved_at
+"""
+_LOCKED = ["id", "order_id", "step", "undone_at", "resolved_at"]
+
+
 class StepKeyManager(models.Manager["StepKey"]):
     def lock(self, order_id: UUID | str, step: str) -> "StepKey":
         """The key of (order, step), made if missing and locked until the transaction ends."""
-        self.bulk_create([StepKey(order_id=order_id, step=step)], ignore_conflicts=True)
-        return self.select_for_update().get(order_id=order_id, step=step)
+        return self._lock(order_id, step, undone_at=None)
 
     def lock_step(self, order_id: UUID | str, step: str) -> "StepKey":
         """Lock the key for the step itself. Raises AlreadyUndone once its undo has begun."""
@@ -62,11 +74,12 @@ class StepKeyManager(models.Manager["StepKey"]):
 
     def lock_undo(self, order_id: UUID | str, step: str) -> "StepKey":
         """Lock the key for the step's undo and write the tombstone."""
-        key = self.lock(order_id, step)
-        if key.undone_at is None:
-            key.undone_at = timezone.now()
-            key.save(update_fields=["undone_at"])
-        return key
+        return self._lock(order_id, step, undone_at=timezone.now())
+
+    def _lock(self, order_id: UUID | str, step: str, *, undone_at: datetime | None) -> "StepKey":
+        with connection.cursor() as cursor:
+            cursor.execute(_LOCK, [order_id, step, undone_at])
+            return StepKey.from_db(self.db, _LOCKED, cursor.fetchone())
 
 
 class StepKey(models.Model):
@@ -91,6 +104,72 @@ class StepKey(models.Model):
         return f"{self.step} of {self.order_id}"
 
 
+_BEGIN = """
+    INSERT INTO orders_trailentry
+        (order_id, name, kind, state, attempts, started_at, error_type, error, worker)
+    SELECT %(order_id)s::uuid, %(name)s::text, %(kind)s::text, 'running', 1, %(started_at)s::timestamptz,
+           '', '', %(worker)s::text
+    WHERE NOT EXISTS (
+        SELECT FROM orders_trailentry WHERE order_id = %(order_id)s::uuid AND name = %(name)s::text
+    )
+    RETURNING id
+"""
+_ADD_FINISHED = """
+    INSERT INTO orders_trailentry
+        (order_id, name, kind, state, attempts, started_at, finished_at, ms, error_type, error, worker)
+    VALUES (%s, %s, %s, %s, 1, %s, %s, %s, '', '', %s)
+    ON CONFLICT DO NOTHING
+"""
+_FINISH = """
+    UPDATE orders_trailentry SET state = %s, finished_at = %s, ms = %s, worker = %s, retry_at = NULL
+    WHERE id = %s AND state = 'running'
+"""
+
+
+class TrailEntryManager(models.Manager["TrailEntry"]):
+    """What nearly every attempt writes, in plain SQL: the ORM needs longer to build such a statement than
+    PostgreSQL to carry it out."""
+
+    def begin(
+        self, *, order_id: UUID | str, name: str, kind: StepKind, started_at: datetime, worker: str
+    ) -> int | None:
+        """Write the first row of this step or undo as running, and return its id. None, and nothing written,
+        where there is a row already. The caller holds the step key, so that nobody writes one meanwhile."""
+        values = {
+            "order_id": order_id,
+            "name": name,
+            "kind": kind.value,
+            "started_at": started_at,
+            "worker": worker,
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(_BEGIN, values)
+            row = cursor.fetchone()
+        return None if row is None else row[0]
+
+    def add_finished(
+        self,
+        *,
+        order_id: UUID | str,
+        name: str,
+        kind: StepKind,
+        state: StepState,
+        started_at: datetime,
+        finished_at: datetime,
+        ms: int,
+        worker: str,
+    ) -> None:
+        """Write an attempt that has ended well. Nothing is written where a row says so already."""
+        values = [order_id, name, kind.value, state.value, started_at, finished_at, ms, worker]
+        with connection.cursor() as cursor:
+            cursor.execute(_ADD_FINISHED, values)
+
+    def finish(self, entry_id: int, *, state: StepState, finished_at: datetime, ms: int, worker: str) -> None:
+        """Write how a running attempt has ended. A row that is no longer running stays as it is."""
+        with connection.cursor() as cursor:
+            cursor.execute(_FINISH, [state.value, finished_at, ms, worker, entry_id])
+
+
 class TrailEntry(models.Model):
     """One attempt of a step or an undo; like failures in a row share one entry and count their attempts."""
 
@@ -107,6 +186,8 @@ class TrailEntry(models.Model):
     worker = models.CharField(max_length=120, blank=True, default="")
     # When Temporal tries again after a failure; empty when it will not by itself.
     retry_at = models.DateTimeField(null=True, blank=True)
+
+    objects = TrailEntryManager()
 
     class Meta:
         ordering = ["id"]
