@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
-from django.db import models, transaction
+from django.db import connection, models, transaction
 from django.db.models import F
 
 from inventory.models import Hold, HoldState, MovementKind, Product, StockItem, StockMovement
-from orders.models import OrderLine, StepKey, StepState
+from orders.models import StepKey, StepState
 from orders.refusals import OutOfStock, StateConflict
 
 # What a count in the database can hold.
@@ -41,7 +42,39 @@ class BookingPlan:
         return self.on_hand_after - self.held
 
 
-@transaction.atomic
+class WantedLine(NamedTuple):
+    """A line of an order that has no holds yet. `product_id` is None where no product has the SKU."""
+
+    sku: str
+    quantity: int
+    product_id: int | None
+
+
+_LIST_WANTED = """
+    SELECT line.sku, line.quantity, product.id
+    FROM orders_orderline AS line
+    LEFT JOIN inventory_product AS product ON product.sku = line.sku
+    WHERE line.order_id = %s
+      AND NOT EXISTS (SELECT FROM inventory_hold AS hold WHERE hold.order_id = line.order_id)
+    ORDER BY line.sku
+"""
+_TAKE_STOCK = """
+    UPDATE inventory_stockitem SET reserved = reserved + %(quantity)s
+    WHERE product_id = %(product_id)s AND available >= %(quantity)s
+"""
+_HOLD = """
+    WITH held AS (
+        INSERT INTO inventory_hold (order_id, product_id, quantity, state)
+        SELECT %s::uuid, line.product_id, line.quantity, 'held'
+        FROM unnest(%s::bigint[], %s::integer[]) AS line (product_id, quantity)
+        RETURNING order_id, product_id, quantity
+    )
+    INSERT INTO inventory_stockmovement (order_id, product_id, kind, on_hand_change, reserved_change, note)
+    SELECT order_id, product_id, 'reserved', 0, quantity, '' FROM held
+"""
+
+
+@transaction.atomic(savepoint=False)
 def reserve_inventory(*, order_id: UUID | str) -> None:
     """Hold every line of the order, or none. Repeating it changes nothing.
 
@@ -49,35 +82,33 @@ def reserve_inventory(*, order_id: UUID | str) -> None:
     other in a circle. Raises OutOfStock naming the line, AlreadyUndone after the release.
     """
     StepKey.objects.lock_step(order_id, "reserve_inventory")
-    if Hold.objects.filter(order_id=order_id).exists():
-        return
-    lines = list(OrderLine.objects.filter(order_id=order_id).order_by("sku"))
-    products = Product.objects.in_bulk([line.sku for line in lines], field_name="sku")
+    lines = list_wanted(order_id)
     for line in lines:
-        product = products[line.sku]
-        held = StockItem.objects.filter(product=product, available__gte=line.quantity).update(
-            reserved=F("reserved") + line.quantity
-        )
-        if not held:
-            available = StockItem.objects.filter(product=product).values_list("available", flat=True).first()
+        if not take_stock(line):
+            stock = StockItem.objects.filter(product__sku=line.sku)
+            available = stock.values_list("available", flat=True).first()
             raise OutOfStock(f"{line.sku}: {line.quantity} ordered, {available or 0} available")
-    Hold.objects.bulk_create(
-        [Hold(order_id=order_id, product=products[line.sku], quantity=line.quantity) for line in lines]
-    )
-    StockMovement.objects.bulk_create(
-        [
-            StockMovement(
-                product=products[line.sku],
-                order_id=order_id,
-                kind=MovementKind.RESERVED,
-                reserved_change=line.quantity,
-            )
-            for line in lines
-        ]
-    )
+    with connection.cursor() as cursor:
+        products, quantities = [line.product_id for line in lines], [line.quantity for line in lines]
+        cursor.execute(_HOLD, [order_id, products, quantities])
 
 
-@transaction.atomic
+def list_wanted(order_id: UUID | str) -> list[WantedLine]:
+    """The order's lines by SKU; none when it has holds, in whatever state."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LIST_WANTED, [order_id])
+        return [WantedLine(*row) for row in cursor.fetchall()]
+
+
+def take_stock(line: WantedLine) -> bool:
+    """Take the line's units from what is available, by one conditional UPDATE. Returns whether there were
+    enough. Locks the stock row."""
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKE_STOCK, {"quantity": line.quantity, "product_id": line.product_id})
+        return bool(cursor.rowcount)
+
+
+@transaction.atomic(savepoint=False)
 def release_inventory(*, order_id: UUID | str) -> StepState:
     """Give the order's holds back. Returns what there was to undo. Repeating it changes nothing.
 

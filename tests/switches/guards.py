@@ -5,13 +5,15 @@ Each is taken away by a patch that keeps everything of the original but the guar
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 from uuid import UUID, uuid4
 
+from django.db.models import F
+
 from inventory import services as inventory
 from inventory.models import StockItem
+from inventory.services import WantedLine
 from orders import dispatch, idempotency, repairs
 from orders.idempotency import KeyedRequest
 from orders.models import Order, OrderLine, OutboxMessage, StepKey
@@ -75,8 +77,8 @@ class Seen:
 
 def build_patches(is_off: IsOff) -> Iterator[Any]:
     """The patches, not yet applied."""
-    yield mock.patch.object(inventory, "StockItem", Seen(StockItem, filter=take_stock(is_off)))
-    yield mock.patch.object(inventory, "OrderLine", Seen(OrderLine, filter=list_lines(is_off)))
+    yield mock.patch.object(inventory, "take_stock", take_stock(is_off, inventory.take_stock))
+    yield mock.patch.object(inventory, "list_wanted", list_wanted(is_off, inventory.list_wanted))
     yield mock.patch.object(
         dispatch, "OutboxMessage", Seen(OutboxMessage, select_for_update=lock_messages(is_off))
     )
@@ -88,27 +90,33 @@ def build_patches(is_off: IsOff) -> Iterator[Any]:
     yield mock.patch.object(repairs, "_check_stuck", check_stuck(is_off, repairs._check_stuck))
 
 
-def take_stock(is_off: IsOff) -> Callable[..., Any]:
+def take_stock(is_off: IsOff, original: Callable[[WantedLine], bool]) -> Callable[[WantedLine], bool]:
     """Off: look whether there is enough, then take it, in two statements instead of one."""
 
-    def filter_stock(*conditions: Any, **wanted: Any) -> Any:
-        items = StockItem.objects.filter(*conditions, **wanted)
-        if "available__gte" not in wanted or not is_off(CONDITIONAL_UPDATE):
-            return items
-        found = list(items.values_list("pk", flat=True))
-        return StockItem.objects.filter(pk__in=found)
+    def take(line: WantedLine) -> bool:
+        if not is_off(CONDITIONAL_UPDATE):
+            return original(line)
+        item = StockItem.objects.filter(product=line.product_id)
+        if not item.filter(available__gte=line.quantity).exists():
+            return False
+        return bool(item.update(reserved=F("reserved") + line.quantity))
 
-    return filter_stock
+    return take
 
 
-def list_lines(is_off: IsOff) -> Callable[..., Any]:
+def list_wanted(
+    is_off: IsOff, original: Callable[[UUID | str], list[WantedLine]]
+) -> Callable[[UUID | str], list[WantedLine]]:
     """Off: the lines, and so the locks, in the order in which the customer named them."""
 
-    def filter_lines(*conditions: Any, **wanted: Any) -> Any:
-        lines = OrderLine.objects.filter(*conditions, **wanted)
-        return SimpleNamespace(order_by=lambda *_: lines.order_by("pk")) if is_off(ORDER_OF_LOCKS) else lines
+    def list_lines(order_id: UUID | str) -> list[WantedLine]:
+        lines = original(order_id)
+        if is_off(ORDER_OF_LOCKS):
+            ids = dict(OrderLine.objects.filter(order_id=order_id).values_list("sku", "pk"))
+            lines.sort(key=lambda line: ids[line.sku])
+        return lines
 
-    return filter_lines
+    return list_lines
 
 
 def lock_messages(is_off: IsOff) -> Callable[..., Any]:
