@@ -5,7 +5,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Sum
 
 from orders.models import AttentionFlag, Order, StepKey, StepState
@@ -48,7 +48,34 @@ class ChargeRequest:
     token: str
 
 
-@transaction.atomic
+# The row as it is once its lock is held, and the payment unless a cancel came first or there is one already.
+_START_CHARGE = """
+    WITH "order" AS (
+        SELECT id, total, currency, payment_token, cancel_requested_at FROM orders_order WHERE id = %s
+        FOR NO KEY UPDATE
+    ), payment AS (
+        INSERT INTO payments_payment (order_id, state, amount, currency, token, charge_id)
+        SELECT id, 'started', total, currency, payment_token, '' FROM "order"
+        WHERE cancel_requested_at IS NULL
+        ON CONFLICT (order_id) DO NOTHING
+    )
+    SELECT total, currency, payment_token, cancel_requested_at FROM "order"
+"""
+# The event of an order's payment, unless there is one already, and with it the payment's new state.
+_RECORD_CHARGED = """
+    WITH event AS (
+        INSERT INTO payments_paymentevent (payment_id, kind, amount, reference, note)
+        SELECT id, 'charged', %(amount)s, %(charge_id)s::text, ''
+        FROM payments_payment WHERE order_id = %(order_id)s
+        ON CONFLICT (payment_id, kind) DO NOTHING
+        RETURNING payment_id
+    )
+    UPDATE payments_payment AS payment SET state = 'charged', charge_id = %(charge_id)s::text
+    FROM event WHERE payment.id = event.payment_id
+"""
+
+
+@transaction.atomic(savepoint=False)
 def start_charge(*, order_id: UUID | str) -> ChargeRequest:
     """Write the payment's row before the gateway is called and return what to ask it for.
 
@@ -56,22 +83,20 @@ def start_charge(*, order_id: UUID | str) -> ChargeRequest:
     charged. Raises AlreadyUndone after the refund has begun, CancelRequested after somebody has cancelled.
     """
     StepKey.objects.lock_step(order_id, "process_payment")
-    order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
-    if order.cancel_requested_at is not None:
+    with connection.cursor() as cursor:
+        cursor.execute(_START_CHARGE, [order_id])
+        row = cursor.fetchone()
+    if row is None:
+        raise Order.DoesNotExist(f"there is no order {order_id}")
+    total, currency, token, cancel_requested_at = row
+    if cancel_requested_at is not None:
         raise CancelRequested("a cancel was requested before the payment was taken")
-    Payment.objects.get_or_create(
-        order=order,
-        defaults={"amount": order.total, "currency": order.currency, "token": order.payment_token},
-    )
     return ChargeRequest(
-        key=charge_key(order_id),
-        amount_minor=to_minor(order.total),
-        currency=order.currency,
-        token=order.payment_token,
+        key=charge_key(order_id), amount_minor=to_minor(total), currency=currency, token=token
     )
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def record_charge(*, order_id: UUID | str, charge: Charge) -> None:
     """Record that the gateway took the money. Repeating it changes nothing. Locks the step key.
 
@@ -79,9 +104,9 @@ def record_charge(*, order_id: UUID | str, charge: Charge) -> None:
     which asks the gateway and not us, clears the flag.
     """
     key = StepKey.objects.lock(order_id, "process_payment")
-    payment = Payment.objects.get(order_id=order_id)
-    is_new = _record_charged(payment, charge)
+    is_new = _record_charged(order_id, charge)
     if is_new and key.undone_at is not None:
+        payment = Payment.objects.get(order_id=order_id)
         AttentionFlag.objects.raise_flag(
             order_id,
             LATE_CHARGE,
@@ -89,31 +114,29 @@ def record_charge(*, order_id: UUID | str, charge: Charge) -> None:
         )
 
 
-def _record_charged(payment: Payment, charge: Charge) -> bool:
-    """Append the `charged` event unless it is there. Returns whether it is new."""
-    _, is_new = PaymentEvent.objects.get_or_create(
-        payment=payment,
-        kind=EventKind.CHARGED,
-        defaults={"amount": from_minor(charge.amount_minor), "reference": charge.id},
-    )
-    if is_new:
-        payment.charge_id = charge.id
-        payment.state = PaymentState.CHARGED
-        payment.save(update_fields=["charge_id", "state"])
+def _record_charged(order_id: UUID | str, charge: Charge) -> bool:
+    """Append the `charged` event unless it is there. Returns whether it is new.
+
+    The caller holds the step key. Raises Payment.DoesNotExist for a charge that we never asked for.
+    """
+    values = {"order_id": order_id, "amount": from_minor(charge.amount_minor), "charge_id": charge.id}
+    with connection.cursor() as cursor:
+        cursor.execute(_RECORD_CHARGED, values)
+        is_new = bool(cursor.rowcount)
+    if not is_new and not Payment.objects.filter(order_id=order_id).exists():
+        raise Payment.DoesNotExist(f"order {order_id} has no payment")
     return is_new
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def record_decline(*, order_id: UUID | str, code: str, message: str) -> None:
     """Record that the gateway declined the charge. Repeating it changes nothing."""
     payment = Payment.objects.get(order_id=order_id)
-    PaymentEvent.objects.get_or_create(
-        payment=payment, kind=EventKind.DECLINED, defaults={"reference": code, "note": message}
-    )
+    PaymentEvent.objects.append(payment, EventKind.DECLINED, reference=code, note=message)
     Payment.objects.filter(pk=payment.pk, state=PaymentState.STARTED).update(state=PaymentState.DECLINED)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def start_refund(*, order_id: UUID | str) -> StepState:
     """Write the tombstone of `process_payment` under its key. Returns RUNNING, or RESOLVED when a person
     has settled the refund outside and there is nothing left to do."""
@@ -121,7 +144,7 @@ def start_refund(*, order_id: UUID | str) -> StepState:
     return StepState.RUNNING if key.resolved_at is None else StepState.RESOLVED
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def record_found_charge(*, order_id: UUID | str, charge: Charge) -> None:
     """Record a charge that the gateway knows, before it is asked to give it back. Locks the step key.
 
@@ -129,32 +152,30 @@ def record_found_charge(*, order_id: UUID | str, charge: Charge) -> None:
     books do not know and nobody could settle.
     """
     StepKey.objects.lock(order_id, "process_payment")
-    _record_charged(Payment.objects.get(order_id=order_id), charge)
+    _record_charged(order_id, charge)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def record_nothing_charged(*, order_id: UUID | str) -> StepState:
     """Record the gateway's word that no charge exists and none can come any more."""
     payment = Payment.objects.filter(order_id=order_id).first()
     if payment is not None:
-        PaymentEvent.objects.get_or_create(payment=payment, kind=EventKind.CLOSED)
+        PaymentEvent.objects.append(payment, EventKind.CLOSED)
         Payment.objects.filter(pk=payment.pk, state=PaymentState.STARTED).update(state=PaymentState.CLOSED)
     return StepState.NOTHING_TO_UNDO
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def record_refund(*, order_id: UUID | str, charge: Charge, refund: Refund) -> StepState:
     """Record that the gateway gave the money back. Repeating it changes nothing. Locks the step key.
 
     A refund that succeeds although a person has settled it outside is recorded and flagged.
     """
     key = StepKey.objects.lock(order_id, "process_payment")
+    _record_charged(order_id, charge)
     payment = Payment.objects.get(order_id=order_id)
-    _record_charged(payment, charge)
-    _, is_new = PaymentEvent.objects.get_or_create(
-        payment=payment,
-        kind=EventKind.REFUNDED,
-        defaults={"amount": -from_minor(refund.amount_minor), "reference": refund.id},
+    is_new = PaymentEvent.objects.append(
+        payment, EventKind.REFUNDED, amount=-from_minor(refund.amount_minor), reference=refund.id
     )
     if is_new and key.resolved_at is not None:
         AttentionFlag.objects.raise_flag(
@@ -169,7 +190,7 @@ def record_refund(*, order_id: UUID | str, charge: Charge, refund: Refund) -> St
     return StepState.DONE
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def flag_unchecked_refund(*, order_id: UUID | str, error: str) -> None:
     """Flag a refund settled outside of which the gateway could not say whether it refunded as well."""
     AttentionFlag.objects.raise_flag(
