@@ -1,20 +1,22 @@
 """All writes to mails: each is stored as it will be sent, then sent, then marked as sent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Sum
 from django.template.loader import render_to_string
 from django.utils import timezone
 
 from notifications.models import EmailKind, EmailMessage, EmailState
 from orders.links import find_order_url
-from orders.models import AttentionFlag, Order, StepKey
+from orders.models import AttentionFlag, Order, OrderLine, StepKey
 
 STEP = "send_confirmation_email"
 LATE_CONFIRMATION = "late_confirmation"
@@ -29,42 +31,77 @@ class PreparedEmail:
     is_due: bool
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def prepare_confirmation(*, order_id: UUID | str) -> PreparedEmail:
     """Store the confirmation mail. Locks the step key. Raises AlreadyUndone once it is undone."""
     StepKey.objects.lock_step(order_id, STEP)
     return _store(order_id, EmailKind.CONFIRMATION)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def prepare_cancellation(*, order_id: UUID | str) -> PreparedEmail:
     """Write the tombstone of the confirmation and store the cancellation mail. Locks the step key."""
     StepKey.objects.lock_undo(order_id, STEP)
     return _store(order_id, EmailKind.CANCELLATION)
 
 
+# What is told of an order, line by line; nothing when its mail is stored already.
+_READ_UNTOLD = """
+    SELECT "order".number, "order".customer_email, "order".currency, "order".total,
+           line.sku, line.name, line.unit_price, line.quantity
+    FROM orders_order AS "order" JOIN orders_orderline AS line ON line.order_id = "order".id
+    WHERE "order".id = %(order_id)s AND NOT EXISTS (
+        SELECT FROM notifications_emailmessage
+        WHERE order_id = %(order_id)s AND kind = %(kind)s AND copy = 0
+    )
+    ORDER BY line.sku
+"""
+_STORE = """
+    INSERT INTO notifications_emailmessage
+        (order_id, kind, copy, state, message_id, recipient, subject, text, html)
+    VALUES (%s, %s, 0, 'pending', %s, %s, %s, %s, %s)
+    RETURNING id, created_at
+"""
+
+
 def _store(order_id: UUID | str, kind: EmailKind) -> PreparedEmail:
-    email = EmailMessage.objects.filter(order_id=order_id, kind=kind, copy=0).first()
-    if email is None:
-        order = Order.objects.prefetch_related("lines").get(pk=order_id)
-        context = {
-            "order": order,
-            "lines": order.lines.all(),
-            "shop_name": settings.SHOP_NAME,
-            "refunded": _get_refunded(order_id),
-            "order_url": find_order_url(order.pk),
-        }
-        email = EmailMessage.objects.create(
-            order=order,
-            kind=kind,
-            # Stable, so that a mail sent twice after a crash is recognised as one.
-            message_id=f"<{kind}.{order_id}@{settings.DEFAULT_FROM_EMAIL.rpartition('@')[2]}>",
-            recipient=order.customer_email,
-            subject=render_to_string(f"emails/{kind}_subject.txt", context).strip(),
-            text=render_to_string(f"emails/{kind}.txt", context),
-            html=render_to_string(f"emails/{kind}.html", context),
-        )
-    return PreparedEmail(email=email, is_due=email.state == EmailState.PENDING)
+    """The order's mail of this kind, written if it is missing. The caller holds the step key."""
+    with connection.cursor() as cursor:
+        cursor.execute(_READ_UNTOLD, {"order_id": order_id, "kind": kind.value})
+        rows = cursor.fetchall()
+        if not rows:
+            email = EmailMessage.objects.get(order_id=order_id, kind=kind, copy=0)
+            return PreparedEmail(email=email, is_due=email.state == EmailState.PENDING)
+        email = _write(order_id, kind, rows)
+        stored = [email.message_id, email.recipient, email.subject, email.text, email.html]
+        cursor.execute(_STORE, [order_id, kind.value, *stored])
+        email.pk, email.created_at = cursor.fetchone()
+    return PreparedEmail(email=email, is_due=True)
+
+
+def _write(order_id: UUID | str, kind: EmailKind, rows: Sequence[tuple[Any, ...]]) -> EmailMessage:
+    """The mail that tells of these rows of _READ_UNTOLD, not stored yet."""
+    number, recipient, currency, total, *_ = rows[0]
+    context = {
+        "order": Order(number=number, currency=currency, total=total),
+        "lines": [
+            OrderLine(sku=sku, name=name, unit_price=price, quantity=quantity)
+            for *_, sku, name, price, quantity in rows
+        ],
+        "shop_name": settings.SHOP_NAME,
+        "refunded": _get_refunded(order_id) if kind == EmailKind.CANCELLATION else Decimal(0),
+        "order_url": find_order_url(order_id),
+    }
+    return EmailMessage(
+        order_id=order_id,
+        kind=kind,
+        # Stable, so that a mail sent twice after a crash is recognised as one.
+        message_id=f"<{kind}.{order_id}@{settings.DEFAULT_FROM_EMAIL.rpartition('@')[2]}>",
+        recipient=recipient,
+        subject=render_to_string(f"emails/{kind}_subject.txt", context).strip(),
+        text=render_to_string(f"emails/{kind}.txt", context),
+        html=render_to_string(f"emails/{kind}.html", context),
+    )
 
 
 def _get_refunded(order_id: UUID | str) -> Decimal:
@@ -87,25 +124,32 @@ def build_message(email: EmailMessage) -> EmailMultiAlternatives:
     return message
 
 
-@transaction.atomic
+# Marks the mail as sent, and answers with its order if the mail is a confirmation that has been undone.
+_RECORD_SENT = """
+    WITH sent AS (
+        UPDATE notifications_emailmessage SET state = 'sent', sent_at = %s
+        WHERE id = %s AND state = 'pending'
+        RETURNING order_id, kind
+    )
+    SELECT sent.order_id
+    FROM sent JOIN orders_stepkey AS key ON key.order_id = sent.order_id AND key.step = %s
+    WHERE sent.kind = 'confirmation' AND key.undone_at IS NOT NULL
+"""
+
+
+@transaction.atomic(savepoint=False)
 def record_sent(*, email_id: int) -> None:
     """Mark the mail as sent. Repeating it changes nothing.
 
     A confirmation that a slow mail server took after the rollback had begun cannot be called back: it is
     recorded and flagged.
     """
-    is_new = EmailMessage.objects.filter(pk=email_id, state=EmailState.PENDING).update(
-        state=EmailState.SENT, sent_at=timezone.now()
-    )
-    late = StepKey.objects.filter(
-        step=STEP,
-        undone_at__isnull=False,
-        order__emails__pk=email_id,
-        order__emails__kind=EmailKind.CONFIRMATION,
-    )
-    if is_new and (key := late.first()):
+    with connection.cursor() as cursor:
+        cursor.execute(_RECORD_SENT, [timezone.now(), email_id, STEP])
+        late = cursor.fetchone()
+    if late is not None:
         AttentionFlag.objects.raise_flag(
-            key.order_id,
+            late[0],
             LATE_CONFIRMATION,
             "The confirmation mail reached the mail server after the order was cancelled.",
         )
@@ -144,7 +188,7 @@ def copy_email(*, email_id: int) -> EmailMessage | None:
     )
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def prepare_copy(*, email_id: int) -> PreparedEmail:
     """The copy, and whether it still has to be sent. Locks the step key: a confirmation is withdrawn once
     its order is being cancelled."""
@@ -158,7 +202,7 @@ def prepare_copy(*, email_id: int) -> PreparedEmail:
     return PreparedEmail(email=email, is_due=email.state == EmailState.PENDING)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def close_copy(*, email_id: int) -> None:
     """A copy has been sent: it stands for the mail that never was, and the flags about both are cleared.
 
@@ -176,7 +220,7 @@ def close_copy(*, email_id: int) -> None:
         AttentionFlag.objects.clear_flag(email.order_id, RESEND)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def explain_copy(*, email_id: int, error: str) -> None:
     """Say in the open flag, if there is one, why the copy could not be sent so far."""
     email = EmailMessage.objects.get(pk=email_id)
@@ -185,7 +229,7 @@ def explain_copy(*, email_id: int, error: str) -> None:
     )
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def refuse_copy(*, email_id: int, error: str) -> None:
     """The copy is not sent, for good: record and flag it. Changes nothing for one that was."""
     email = EmailMessage.objects.get(pk=email_id)

@@ -14,7 +14,7 @@ def _signer() -> Signer:
     return Signer(salt="orders.links", sep=".")
 
 
-def sign_order(order_id: UUID) -> str:
+def sign_order(order_id: UUID | str) -> str:
     """The order's id with its signature, as it stands in the address."""
     return _signer().sign(str(order_id))
 
@@ -27,7 +27,7 @@ def read_signed(signed: str) -> UUID | None:
         return None
 
 
-def find_order_url(order_id: UUID) -> str:
+def find_order_url(order_id: UUID | str) -> str:
     """The page's whole address, for mails; empty while the shop's own address (SHOP_URL) is not set."""
     if not settings.SHOP_URL:
         return ""
