@@ -11,13 +11,12 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from config.requests import read_request_id
 from inventory import selectors as inventory_selectors
 from inventory import services as inventory_services
-from notifications.models import EmailKind, EmailMessage, EmailState
 from orders.models import (
     ALLOWED_MOVES,
     ALREADY_FINAL,
@@ -83,7 +82,7 @@ class Decision:
 # --- accepting -------------------------------------------------------------------------------------------
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def accept_order(
     *,
     customer_email: str,
@@ -188,60 +187,104 @@ def tell_temporal(
 
 def move_order(order_id: UUID | str, to: OrderStatus, **changes: Any) -> bool:
     """Move the order by one conditional UPDATE along ALLOWED_MOVES. Returns whether it moved."""
-    sources = [status for status, targets in ALLOWED_MOVES.items() if to in targets]
+    sources = [str(status) for status, targets in ALLOWED_MOVES.items() if to in targets]
+    if not changes:
+        with connection.cursor() as cursor:
+            cursor.execute(_MOVE, [to.value, order_id, sources])
+            return bool(cursor.rowcount)
     return bool(Order.objects.filter(pk=order_id, status__in=sources).update(status=to, **changes))
+
+
+_MOVE = 'UPDATE "orders_order" SET status = %s WHERE id = %s AND status = ANY(%s)'
 
 
 # --- steps of the saga -----------------------------------------------------------------------------------
 
 
-@transaction.atomic
+# The order beside what its lines add up to, and the SKUs among them that are not on sale.
+_CHECK = """
+    SELECT "order".status, "order".total, COALESCE(sum(line.unit_price * line.quantity), 0),
+           array_agg(line.sku) FILTER (WHERE product.id IS NULL)
+    FROM orders_order AS "order"
+    LEFT JOIN orders_orderline AS line ON line.order_id = "order".id
+    LEFT JOIN inventory_product AS product ON product.sku = line.sku AND product.is_active
+    WHERE "order".id = %s
+    GROUP BY "order".id
+"""
+_COMPLETE = """
+    UPDATE "orders_order" SET status = 'completed', completed_at = %s
+    WHERE id = %s AND status = 'created' AND cancel_requested_at IS NULL
+    RETURNING client_id
+"""
+# What a complete order leaves to be seen to; mostly nothing.
+_LOOK_BACK = """
+    SELECT
+        EXISTS (
+            SELECT FROM orders_trailentry
+            WHERE order_id = %(order_id)s AND kind = 'step' AND state = 'running'
+        ),
+        EXISTS (
+            SELECT FROM orders_attentionflag
+            WHERE order_id = %(order_id)s AND subject = ANY(%(steps)s) AND cleared_at IS NULL
+        ),
+        EXISTS (
+            SELECT FROM notifications_emailmessage
+            WHERE order_id = %(order_id)s AND kind = 'confirmation' AND state = 'sent'
+        )
+"""
+
+
+@transaction.atomic(savepoint=False)
 def create_order(*, order_id: UUID | str) -> str | None:
     """Check the order and move it `pending -> created`. Never changes an amount. Locks the step key.
 
     Returns ALREADY_FINAL when the order is past both, None otherwise. Raises OrderNotSellable.
     """
-    order = Order.objects.prefetch_related("lines").get(pk=order_id)
-    if order.status not in (OrderStatus.PENDING, OrderStatus.CREATED):
+    with connection.cursor() as cursor:
+        cursor.execute(_CHECK, [order_id])
+        row = cursor.fetchone()
+    if row is None:
+        raise Order.DoesNotExist(f"there is no order {order_id}")
+    status, total, sum_of_lines, missing = row
+    if status not in (OrderStatus.PENDING, OrderStatus.CREATED):
         return ALREADY_FINAL
     StepKey.objects.lock_step(order_id, "create_order")
-    lines = order.lines.all()
-    total = sum((line.amount for line in lines), Decimal(0))
-    if total != order.total:
-        raise OrderNotSellable(f"the lines add up to {total}, the order says {order.total}")
-    missing = {line.sku for line in lines} - inventory_selectors.find_sold_products(
-        [line.sku for line in lines]
-    ).keys()
+    if sum_of_lines != total:
+        raise OrderNotSellable(f"the lines add up to {sum_of_lines}, the order says {total}")
     if missing:
         raise OrderNotSellable(f"not on sale: {', '.join(sorted(missing))}")
     move_order(order_id, OrderStatus.CREATED)
     return None
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def complete_order(*, order_id: UUID | str) -> None:
     """Move `created -> completed`, unless a cancel was requested. One conditional UPDATE decides the race.
 
     A confirmation mail that could not be delivered (allowed when the policy says so) is flagged.
     Raises CancelRequested, or AlreadyUndone when the rollback has begun.
     """
-    completed = Order.objects.filter(
-        pk=order_id, status=OrderStatus.CREATED, cancel_requested_at=None
-    ).update(status=OrderStatus.COMPLETED, completed_at=timezone.now())
-    if not completed:
+    with connection.cursor() as cursor:
+        cursor.execute(_COMPLETE, [timezone.now(), order_id])
+        row = cursor.fetchone()
+    if row is None:
         order = Order.objects.get(pk=order_id)
         if order.status in (OrderStatus.COMPLETED, OrderStatus.SHIPPED):
             return
         if order.status == OrderStatus.CREATED:
             raise CancelRequested("a cancel was requested before the order was complete")
         raise AlreadyUndone(f"the order is {order.status}")
-    WebhookDelivery.objects.publish(order_id, WebhookEvent.COMPLETED)
-    _close_running_steps(order_id)
-    AttentionFlag.objects.clear_flag(order_id, *STEPS)
-    delivered = EmailMessage.objects.filter(
-        order_id=order_id, kind=EmailKind.CONFIRMATION, state=EmailState.SENT
-    ).exists()
-    if not delivered:
+    [client_id] = row
+    if client_id is not None:  # only a machine client can have asked to be told
+        WebhookDelivery.objects.publish(order_id, WebhookEvent.COMPLETED)
+    with connection.cursor() as cursor:
+        cursor.execute(_LOOK_BACK, {"order_id": order_id, "steps": list(STEPS)})
+        is_running, is_flagged, is_told = cursor.fetchone()
+    if is_running:
+        _close_running_steps(order_id)
+    if is_flagged:
+        AttentionFlag.objects.clear_flag(order_id, *STEPS)
+    if not is_told:
         AttentionFlag.objects.raise_flag(
             order_id,
             "send_confirmation_email",
@@ -252,7 +295,7 @@ def complete_order(*, order_id: UUID | str) -> None:
 # --- the rollback ----------------------------------------------------------------------------------------
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def begin_rollback(
     *, order_id: UUID | str, failed_step: str, failure_type: str, failure: str
 ) -> list[str] | None:
@@ -292,7 +335,7 @@ def _close_running_steps(order_id: UUID | str) -> None:
     )
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def cancel_order(*, order_id: UUID | str) -> StepState:
     """Undo of `create_order`: move `cancelling -> cancelled`. Repeating it changes nothing.
 
