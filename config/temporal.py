@@ -1,6 +1,7 @@
 """The bridge between Django and Temporal: the client, the background loop, database work from async code."""
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
-from django.db import close_old_connections, transaction
+from django.db import InterfaceError, OperationalError, close_old_connections, connection, transaction
 from temporalio import activity
 from temporalio.client import Client
 
@@ -55,7 +56,8 @@ async def run_in_db(work: Callable[..., T], /, *, last: bool = True, **arguments
     """
 
     def transact() -> T:
-        close_old_connections()
+        global _failed_at
+        renew_connection()
         try:
             with transaction.atomic():
                 result = work(**arguments)
@@ -63,10 +65,35 @@ async def run_in_db(work: Callable[..., T], /, *, last: bool = True, **arguments
                 if attempt is not None:
                     attempt.flush(result, last=last)
                 return result
+        except (OperationalError, InterfaceError):
+            _failed_at = time.monotonic()
+            raise
         finally:
             close_old_connections()
 
     return await run_on_database_thread(transact)
+
+
+# For how many seconds a connection counts as working once it was found so.
+HEALTHY_FOR = 1.0
+# When this thread's connection was last asked (`at`), and when one of the process last failed.
+_asked = threading.local()
+_failed_at = -math.inf
+
+
+def renew_connection() -> None:
+    """Let go of this thread's connection if it is broken or old, so that the next statement opens another.
+
+    As close_old_connections, but asking a connection whether it works is a statement of its own: one that
+    did within the last HEALTHY_FOR seconds is not asked again, unless any of the process has failed since.
+    """
+    close_old_connections()
+    now = time.monotonic()
+    asked_at: float = getattr(_asked, "at", -math.inf)
+    if _failed_at < asked_at and now < asked_at + HEALTHY_FOR:
+        connection.health_check_done = True  # type: ignore[attr-defined]  # unknown to the stubs
+    else:
+        _asked.at = now  # by the transaction that begins now
 
 
 async def run_on_database_thread(work: Callable[[], T]) -> T:
