@@ -12,6 +12,7 @@ from temporalio import activity
 from config.temporal import run_in_db
 from notifications import services
 from notifications.models import EmailKind, EmailMessage, EmailState
+from notifications.outgoing import send_message
 from orders.models import StepState
 from orders.refusals import EmailRefused
 
@@ -110,7 +111,7 @@ async def send(email: EmailMessage) -> None:
     """Send the mail on a mail thread, and record it. Raises EmailRefused for a permanent SMTP refusal."""
     message = services.build_message(email)
     try:
-        await asyncio.get_running_loop().run_in_executor(mail_threads(), message.send)
+        await asyncio.get_running_loop().run_in_executor(mail_threads(), send_message, message)
     except smtplib.SMTPRecipientsRefused as error:
         if all(500 <= code < 600 for code, _ in error.recipients.values()):
             # The address stays out of the message: it would enter Temporal's history.
