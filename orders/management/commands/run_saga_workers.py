@@ -53,6 +53,8 @@ class Command(BaseCommand):
     ) -> None:
         if child is not None:
             end_process(work_as_child(child))
+        # The children inherit it. They carry out the same few statements all the time.
+        os.environ.setdefault("DATABASE_PREPARE_AFTER", "5")
         # Neither Temporal nor the database is touched here: the SDK's core does not survive a fork, and
         # what the supervisor does not need cannot take it down.
         sys.exit(
