@@ -58,10 +58,11 @@ def test_killing_any_worker_loses_no_order_and_it_is_started_again_at_once(
 ) -> None:
     crew = start(4)
     crew.wait_ready(4)
-    # The bank does not answer the first request about the first order.
+    orders = [place(LAPTOPS if number % 5 == 4 else PENS) for number in range(49)]
+    # The bank does not answer the first request about the last order.
     waiting = place(PENS, token="tok_hang_x1")
-    orders = [waiting, *(place(LAPTOPS if number % 5 == 4 else PENS) for number in range(1, 50))]
-    refused = [order for number, order in enumerate(orders) if number % 5 == 4]
+    orders.append(waiting)
+    refused = orders[4:49:5]
     victim, pid = find_payer(waiting)
     assert pid in crew.pids_of(victim)
 
