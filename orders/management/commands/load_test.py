@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +29,8 @@ from orders.management.storms.progress import Progress
 # The memory of a worker is compared with what it was when so many orders had ended.
 SAMPLE_AT, SAMPLE_FROM, SAMPLE_SHARE = 2000, 10_000, 0.2
 TOLD = 20
+# Seconds: a terminal that is written to all the time would be part of what is measured.
+SHOW_EVERY = 0.25
 
 
 def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
@@ -163,11 +166,15 @@ class Command(BaseCommand):
         sample_at = SAMPLE_AT if total >= SAMPLE_FROM else max(round(total * SAMPLE_SHARE), 1)
         memory = MemoryLog(rig.worker_root, sample_at=sample_at)
         meter = rig.start_meter()
+        shown = 0.0
 
         def watch(ended: int, in_flight: int, rate: float) -> None:
-            rig.check_alive()
+            nonlocal shown
             memory.note_progress(ended)
-            progress.show(ended, total, f"{rate:.1f} a second, {in_flight} in flight")
+            if (now := time.monotonic()) - shown >= SHOW_EVERY:
+                shown = now
+                rig.check_alive()
+                progress.show(ended, total, f"{rate:.1f} a second, {in_flight} in flight")
 
         course.run(watch)
         processor, used = meter.measure(), memory.describe()
