@@ -29,7 +29,6 @@ from orders.models import (
     CancelRequestState,
     Order,
     OrderAction,
-    OrderLine,
     OrderStatus,
     OutboxKind,
     OutboxMessage,
@@ -80,6 +79,17 @@ class Decision:
 
 
 # --- accepting -------------------------------------------------------------------------------------------
+
+_ADD_LINES = """
+    WITH action AS (
+        INSERT INTO orders_orderaction (order_id, kind, actor, reason, undo, reference)
+        VALUES (%(order_id)s, 'place_order', %(actor)s, '', '', '')
+    )
+    INSERT INTO orders_orderline (order_id, sku, name, unit_price, quantity)
+    SELECT %(order_id)s, sku, name, unit_price, quantity
+    FROM unnest(%(skus)s::text[], %(names)s::text[], %(prices)s::numeric[], %(quantities)s::integer[])
+        AS line (sku, name, unit_price, quantity)
+"""
 
 
 @transaction.atomic(savepoint=False)
@@ -140,32 +150,25 @@ def accept_order(
     if errors:
         raise InvalidOrder(errors)
 
-    order, is_new = Order.objects.get_or_create(
+    order = Order(
         pk=order_id or uuid4(),
-        defaults={
-            "customer_email": customer_email,
-            "currency": settings.SHOP_CURRENCY,
-            "total": total,
-            "payment_token": payment_token or settings.PAYMENT_DEFAULT_TOKEN,
-            "placed_by": placed_by,
-            "client": client,
-        },
+        customer_email=customer_email,
+        currency=settings.SHOP_CURRENCY,
+        total=total,
+        payment_token=payment_token or settings.PAYMENT_DEFAULT_TOKEN,
+        placed_by=placed_by,
+        client=client,
     )
-    if not is_new:
-        return Decision(order=order, changed=False)
-    OrderLine.objects.bulk_create(
-        [
-            OrderLine(
-                order=order,
-                sku=sku,
-                name=products[sku].name,
-                unit_price=products[sku].price,
-                quantity=quantity,
-            )
-            for sku, quantity in quantities.items()
-        ]
-    )
-    OrderAction.objects.create(order=order, kind=ActionKind.PLACE, actor=actor)
+    if not Order.objects.add(order):
+        return Decision(order=Order.objects.get(pk=order.pk), changed=False)
+    with connection.cursor() as cursor:
+        lines: dict[str, list[Any]] = {
+            "skus": list(quantities),
+            "names": [products[sku].name for sku in quantities],
+            "prices": [products[sku].price for sku in quantities],
+            "quantities": list(quantities.values()),
+        }
+        cursor.execute(_ADD_LINES, {"order_id": order.pk, "actor": actor, **lines})
     message = tell_temporal(order, kind=OutboxKind.START, name=PLACE_SAGA, workflow_id=f"order-{order.pk}")
     return Decision(order=order, changed=True, message=message)
 

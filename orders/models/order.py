@@ -2,9 +2,10 @@
 
 import uuid
 from decimal import Decimal
+from typing import Any
 
 from django.conf import settings
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -33,6 +34,16 @@ NEXT_NUMBER = models.Func(
 )
 
 
+_ADD = """
+    INSERT INTO orders_order
+        (id, customer_email, status, currency, total, payment_token, placed_by_id, client_id,
+         failed_step, failure_type, failure)
+    VALUES (%s, %s, 'pending', %s, %s, %s, %s, %s, '', '', '')
+    ON CONFLICT (id) DO NOTHING
+    RETURNING number, accepted_at
+"""
+
+
 class OrderQuerySet(models.QuerySet["Order"]):
     def with_attention(self) -> "OrderQuerySet":
         """Annotate `attention`: an open flag, or a message Temporal has not been told for too long."""
@@ -43,6 +54,27 @@ class OrderQuerySet(models.QuerySet["Order"]):
         overdue = OutboxMessage.objects.overdue().filter(order=models.OuterRef("pk"))
         raised = AttentionFlag.objects.filter(order=models.OuterRef("pk"), cleared_at=None)
         return self.annotate(attention=models.Exists(raised) | models.Exists(overdue))
+
+    def add(self, order: "Order") -> bool:
+        """Insert a new order, unless there is one of its id already. Returns whether it was inserted."""
+        values: list[Any] = [
+            order.pk,
+            order.customer_email,
+            order.currency,
+            order.total,
+            order.payment_token,
+            order.placed_by_id,
+            order.client_id,
+        ]
+        with connection.cursor() as cursor:
+            cursor.execute(_ADD, values)
+            row = cursor.fetchone()
+        if row is None:
+            return False
+        order.number, order.accepted_at = row
+        # As after save(): it is a stored one from here on.
+        order._state.adding, order._state.db = False, self.db
+        return True
 
 
 class Order(models.Model):
