@@ -18,6 +18,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 GRACE = 10.0
 # As DJANGO_SETTINGS_MODULE: the settings of a process with CRASH_POINTS, or UNGUARDED.
 SWITCHED = "tests.switches.settings"
+# What config.environment adds for Django, and PostgreSQL does not know.
+OURS = ("server_side_binding", "prepare_threshold")
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, within: float = 40.0) -> float:
@@ -86,7 +88,7 @@ def build_environment() -> dict[str, str]:
         password=options["PASSWORD"],
         host=options["HOST"],
         port=options["PORT"],
-        **options["OPTIONS"],
+        **{name: value for name, value in options["OPTIONS"].items() if name not in OURS},
     )
     names = (
         "SAGA_TASK_QUEUE",
