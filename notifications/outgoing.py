@@ -1,5 +1,6 @@
 """The connections to the mail server: kept open for a while, because making one costs more than a mail."""
 
+import atexit
 import select
 import smtplib
 import threading
@@ -113,3 +114,6 @@ def _close_in_time() -> None:
         with _lock:
             _timer = None
             _look_again()
+
+
+atexit.register(close_idle)
