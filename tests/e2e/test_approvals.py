@@ -282,6 +282,6 @@ def test_order_that_was_cancelled_first_is_never_charged(counter: None) -> None:
     order = place()
     Order.objects.filter(pk=order.pk).update(total="900.00", status="created")
     assert desk.cancel_order_as_staff(order_id=order.pk, staff=ada, reason="race").awaiting is None
-    with pytest.raises(CancelRequested):
+    with pytest.raises(CancelRequested), transaction.atomic():  # as the activity has one
         payments_services.start_charge(order_id=order.pk)
     assert not Payment.objects.exists()
