@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
+import uvloop
+
 # The exit code for "what I need cannot be reached": tried again for ever, never a crash loop.
 EX_TEMPFAIL = 75
 READY_MARK = "ready: "
@@ -57,4 +59,5 @@ def run_child(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, gra
         threading.Thread(target=watch_supervisor, name="supervisor-watch", daemon=True).start()
         await work(stop)
 
-    asyncio.run(live())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live())

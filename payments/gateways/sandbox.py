@@ -5,10 +5,8 @@ Retrying is the saga's business; what this owns is telling "no verdict" apart fr
 
 import asyncio
 import math
-import sys
 from collections.abc import Mapping
 from datetime import datetime
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import httpx
@@ -24,11 +22,6 @@ from payments.gateways.protocol import (
     Refund,
     RefundRefused,
 )
-
-# httpcore asks for sniffio four times in a request, and Python looks through all its directories for a module
-# that is not there, each time: a quarter of what a request costs us. This is how it knows at once.
-if find_spec("sniffio") is None:
-    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 # Many at once, few kept: httpcore's pool walks its idle connections quadratically on every request
 # (encode/httpcore#1035). With 200 kept, a second burst of 200 calls took 12 s, past its timeout; with 10,

@@ -19,7 +19,7 @@ MOST_THREADS = 16
 # Seconds in which no order is placed and none ends, after which the rest counts as unfinished.
 PATIENCE = 60.0
 # Seconds between two looks at what has ended: longer, the more orders are asked about.
-SHORTEST_LOOK, LONGEST_LOOK, LOOK_PER_ORDER = 0.02, 1.0, 0.001
+SHORTEST_LOOK, LONGEST_LOOK, LOOK_PER_ORDER = 0.05, 1.0, 0.003
 
 # Called at each look with how many have ended, how many are in flight, and orders a second so far.
 Watch = Callable[[int, int, float], None]
