@@ -6,7 +6,6 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
@@ -41,7 +40,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--orders", type=int, default=100, help="of each kind in a round (default 100)")
         parser.add_argument("--rounds", type=int, default=7, help="default 7")
-        parser.add_argument("--workers", type=int, default=settings.WORKER_COUNT, help="worker processes")
+        parser.add_argument(
+            "--workers", type=int, default=1, help="worker processes (default 1, as the empty sagas have)"
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
     def handle(self, *args: Any, **options: Any) -> None:
