@@ -152,6 +152,8 @@ def claim_due(*, limit: int = BATCH) -> list[OutboxMessage]:
     Rows another dispatcher is claiming are skipped. The lease outlasts the RPC timeout, so that nobody
     else takes a message while it is being delivered.
     """
+    if not OutboxMessage.objects.is_due(timezone.now()):
+        return []
     earlier = OutboxMessage.objects.filter(order=OuterRef("order"), pk__lt=OuterRef("pk"), delivered_at=None)
     due = list(
         OutboxMessage.objects.select_for_update(skip_locked=True, of=("self",))

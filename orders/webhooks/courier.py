@@ -81,6 +81,8 @@ def claim_due(*, load: Load) -> list[WebhookDelivery]:
     this one's outcome is never recorded, the delivery is tried ever more rarely, and ends.
     """
     now = read_clock()
+    if not WebhookDelivery.objects.is_due(now):
+        return []
     due = Q(state=DeliveryState.WAITING, next_attempt_at__lte=now) & (
         Q(leased_until=None) | Q(leased_until__lte=now)
     )
