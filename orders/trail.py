@@ -95,37 +95,36 @@ class StepAttempt:
             "ms": self.ms,
             "worker": self.worker,
         }
+        may_be_flagged = self.number > 1 or self.kind == StepKind.UNDO
+        entry: dict[str, Any] = {"order_id": self.order_id, "name": self.name, "kind": self.kind}
         if self.entry_id is not None:
             # Closed as lost meanwhile: then a later attempt has taken over, and the row stays as it is.
-            TrailEntry.objects.finish(self.entry_id, **outcome)
-        else:
-            latest = self.find_latest() if self.number > 1 or self.kind == StepKind.UNDO else None
-            if latest is None:
-                # A saga that was started anew may find the step done: then the row that says so stays.
-                TrailEntry.objects.add_finished(
-                    order_id=self.order_id,
-                    name=self.name,
-                    kind=self.kind,
-                    started_at=self.started_at,
-                    **outcome,
-                )
-            elif latest.state in FINISHED_STATES:
-                TrailEntry.objects.filter(pk=latest.pk).update(attempts=F("attempts") + 1)
-            elif latest.state == StepState.FAILED:
-                self.continue_entry(latest, retry_at=None, **outcome)
-            else:
-                self.close_lost(latest)
-                self.build_entry(**outcome).save()
-        if self.number > 1 or self.kind == StepKind.UNDO:
+            flag = (self.order_id, self.name) if may_be_flagged else None
+            TrailEntry.objects.finish(self.entry_id, clears_flag_of=flag, **outcome)
+        elif not may_be_flagged:
+            # A saga that was started anew may find the step done: then the row that says so stays.
+            TrailEntry.objects.add_finished(**entry, started_at=self.started_at, **outcome)
+        elif not TrailEntry.objects.add_first(**entry, started_at=self.started_at, **outcome):
+            self.write_another(outcome)
             AttentionFlag.objects.clear_flag(self.order_id, self.name)
         self.log(state)
+
+    def write_another(self, outcome: dict[str, Any]) -> None:
+        """Write an attempt that has ended well where others have left a row."""
+        latest = self.find_latest()
+        if latest is not None and latest.state in FINISHED_STATES:
+            TrailEntry.objects.filter(pk=latest.pk).update(attempts=F("attempts") + 1)
+        elif latest is not None and latest.state == StepState.FAILED:
+            self.continue_entry(latest, retry_at=None, **outcome)
+        else:
+            self.close_lost(latest)
+            self.build_entry(**outcome).save()
 
     def write_failure(self, *, error_type: str, message: str, final: bool, retry_at: datetime | None) -> None:
         """Write the attempt as failed, in a transaction of its own. Flags the order for a person when an
         undo was refused for good. An attempt that another has overtaken changes nothing. `retry_at` is when
         Temporal tries again, None when it will not by itself."""
         outcome: dict[str, Any] = {
-            "state": StepState.FAILED,
             "finished_at": timezone.now(),
             "ms": self.ms,
             "worker": self.worker,
@@ -133,21 +132,35 @@ class StepAttempt:
             "error": message,
             "retry_at": retry_at,
         }
-        if self.entry_id is not None and TrailEntry.objects.filter(pk=self.entry_id).exists():
-            is_latest = TrailEntry.objects.filter(pk=self.entry_id, state=StepState.RUNNING).update(**outcome)
+        if self.entry_id is not None:
+            is_latest = TrailEntry.objects.fail(self.entry_id, **outcome)
+            # Without a row, what it was written ahead with was not committed.
+            if not is_latest and not TrailEntry.objects.filter(pk=self.entry_id).exists():
+                is_latest = self.add_failure(outcome)
         else:
-            latest = self.find_latest()
-            is_latest = latest is None or latest.state not in FINISHED_STATES
-            if latest is not None and latest.state == StepState.FAILED:
-                self.continue_entry(latest, **outcome)
-            elif is_latest:
-                self.close_lost(latest)
-                self.build_entry(**outcome).save()
+            is_latest = self.add_failure(outcome)
         if is_latest and final and self.kind == StepKind.UNDO:
             AttentionFlag.objects.raise_flag(
                 self.order_id, self.name, f"{self.name} was refused for good: {message}"
             )
         self.log(StepState.FAILED, error_type)
+
+    def add_failure(self, outcome: dict[str, Any]) -> bool:
+        """Write a failed attempt that has no row yet. False, and nothing written, after a success."""
+        outcome = {"state": StepState.FAILED, **outcome}
+        if TrailEntry.objects.add_first(
+            order_id=self.order_id, name=self.name, kind=self.kind, started_at=self.started_at, **outcome
+        ):
+            return True
+        latest = self.find_latest()
+        if latest is not None and latest.state in FINISHED_STATES:
+            return False
+        if latest is not None and latest.state == StepState.FAILED:
+            self.continue_entry(latest, **outcome)
+        else:
+            self.close_lost(latest)
+            self.build_entry(**outcome).save()
+        return True
 
     def find_latest(self) -> TrailEntry | None:
         return TrailEntry.objects.filter(order_id=self.order_id, name=self.name).order_by("-id").first()

@@ -1,6 +1,7 @@
 """The plan of the saga, and the trail of what ran of it: steps, undos, their keys and tombstones."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import connection, models
@@ -121,8 +122,45 @@ _ADD_FINISHED = """
     ON CONFLICT DO NOTHING
 """
 _FINISH = """
-    UPDATE orders_trailentry SET state = %s, finished_at = %s, ms = %s, worker = %s, retry_at = NULL
-    WHERE id = %s AND state = 'running'
+    UPDATE orders_trailentry
+    SET state = %(state)s, finished_at = %(finished_at)s, ms = %(ms)s, worker = %(worker)s, retry_at = NULL
+    WHERE id = %(id)s AND state = 'running'
+"""
+_FINISH_AND_CLEAR = """
+    WITH cleared AS (
+        UPDATE orders_attentionflag SET cleared_at = statement_timestamp()
+        WHERE order_id = %(order_id)s AND subject = %(name)s AND cleared_at IS NULL
+    )
+    UPDATE orders_trailentry
+    SET state = %(state)s, finished_at = %(finished_at)s, ms = %(ms)s, worker = %(worker)s, retry_at = NULL
+    WHERE id = %(id)s AND state = 'running'
+"""
+_FAIL = """
+    UPDATE orders_trailentry
+    SET state = 'failed', finished_at = %(finished_at)s, ms = %(ms)s, worker = %(worker)s,
+        error_type = %(error_type)s, error = %(error)s, retry_at = %(retry_at)s
+    WHERE id = %(id)s AND state = 'running'
+"""
+# An attempt that has ended, where nothing was written before; success clears the flag.
+_ADD_FIRST = """
+    WITH first AS (
+        INSERT INTO orders_trailentry
+            (order_id, name, kind, state, attempts, started_at, finished_at, ms, error_type, error, worker,
+             retry_at)
+        SELECT %(order_id)s::uuid, %(name)s::text, %(kind)s::text, %(state)s::text, 1,
+               %(started_at)s::timestamptz, %(finished_at)s::timestamptz, %(ms)s::integer,
+               %(error_type)s::text, %(error)s::text, %(worker)s::text, %(retry_at)s::timestamptz
+        WHERE NOT EXISTS (
+            SELECT FROM orders_trailentry WHERE order_id = %(order_id)s::uuid AND name = %(name)s::text
+        )
+        ON CONFLICT DO NOTHING
+        RETURNING id
+    ), cleared AS (
+        UPDATE orders_attentionflag SET cleared_at = statement_timestamp()
+        WHERE order_id = %(order_id)s::uuid AND subject = %(name)s::text AND cleared_at IS NULL
+          AND %(state)s::text <> 'failed' AND EXISTS (SELECT FROM first)
+    )
+    SELECT id FROM first
 """
 
 
@@ -164,10 +202,91 @@ class TrailEntryManager(models.Manager["TrailEntry"]):
         with connection.cursor() as cursor:
             cursor.execute(_ADD_FINISHED, values)
 
-    def finish(self, entry_id: int, *, state: StepState, finished_at: datetime, ms: int, worker: str) -> None:
-        """Write how a running attempt has ended. A row that is no longer running stays as it is."""
+    def add_first(
+        self,
+        *,
+        order_id: UUID | str,
+        name: str,
+        kind: StepKind,
+        state: StepState,
+        started_at: datetime,
+        finished_at: datetime,
+        ms: int,
+        worker: str,
+        error_type: str = "",
+        error: str = "",
+        retry_at: datetime | None = None,
+    ) -> bool:
+        """Write the first row of this step or undo as ended, and clear its flag if it has ended well. False,
+        and nothing written or cleared, where there is a row already."""
+        values = {
+            "order_id": order_id,
+            "name": name,
+            "kind": kind.value,
+            "state": state.value,
+            "started_at": started_at,
+            "finished_at": finished_at,
+            "ms": ms,
+            "worker": worker,
+            "error_type": error_type,
+            "error": error,
+            "retry_at": retry_at,
+        }
         with connection.cursor() as cursor:
-            cursor.execute(_FINISH, [state.value, finished_at, ms, worker, entry_id])
+            cursor.execute(_ADD_FIRST, values)
+            return cursor.fetchone() is not None
+
+    def finish(
+        self,
+        entry_id: int,
+        *,
+        state: StepState,
+        finished_at: datetime,
+        ms: int,
+        worker: str,
+        clears_flag_of: tuple[UUID | str, str] | None = None,
+    ) -> None:
+        """Write how a running attempt has ended, and clear the flag of this order and name. A row that is no
+        longer running stays as it is."""
+        values: dict[str, Any] = {
+            "id": entry_id,
+            "state": state.value,
+            "finished_at": finished_at,
+            "ms": ms,
+            "worker": worker,
+        }
+        with connection.cursor() as cursor:
+            if clears_flag_of is None:
+                cursor.execute(_FINISH, values)
+            else:
+                order_id, name = clears_flag_of
+                cursor.execute(_FINISH_AND_CLEAR, {**values, "order_id": order_id, "name": name})
+
+    def fail(
+        self,
+        entry_id: int,
+        *,
+        finished_at: datetime,
+        ms: int,
+        worker: str,
+        error_type: str,
+        error: str,
+        retry_at: datetime | None,
+    ) -> bool:
+        """Write that a running attempt has failed. Returns whether it was running: otherwise its row stays as
+        it is."""
+        values: dict[str, Any] = {
+            "id": entry_id,
+            "finished_at": finished_at,
+            "ms": ms,
+            "worker": worker,
+            "error_type": error_type,
+            "error": error,
+            "retry_at": retry_at,
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(_FAIL, values)
+            return bool(cursor.rowcount)
 
 
 class TrailEntry(models.Model):
