@@ -1,8 +1,6 @@
 """The payment of an order and the append-only ledger of what happened to the money."""
 
-from decimal import Decimal
-
-from django.db import connection, models
+from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -48,30 +46,6 @@ class EventKind(models.TextChoices):
     SETTLED_OUTSIDE = "settled_outside"
 
 
-_APPEND = """
-    INSERT INTO payments_paymentevent (payment_id, kind, amount, reference, note)
-    VALUES (%s, %s, %s, %s, %s)
-    ON CONFLICT (payment_id, kind) DO NOTHING
-"""
-
-
-class PaymentEventManager(models.Manager["PaymentEvent"]):
-    def append(
-        self,
-        payment: Payment,
-        kind: EventKind,
-        *,
-        amount: Decimal = Decimal(0),
-        reference: str = "",
-        note: str = "",
-    ) -> bool:
-        """Append the event, unless the payment has one of this kind: that one stays as it is. Returns whether
-        it is new."""
-        with connection.cursor() as cursor:
-            cursor.execute(_APPEND, [payment.pk, kind.value, amount, reference, note])
-            return bool(cursor.rowcount)
-
-
 class PaymentEvent(models.Model):
     """One thing that happened to the money, signed from the shop's side. Append-only, each kind once."""
 
@@ -83,8 +57,6 @@ class PaymentEvent(models.Model):
     reference = models.CharField(max_length=200, blank=True, default="")
     note = models.TextField(blank=True, default="")
     at = models.DateTimeField(db_default=Now())
-
-    objects = PaymentEventManager()
 
     class Meta:
         ordering = ["id"]

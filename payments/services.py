@@ -61,7 +61,8 @@ _START_CHARGE = """
     )
     SELECT total, currency, payment_token, cancel_requested_at FROM "order"
 """
-# The event of an order's payment, unless there is one already, and with it the payment's new state.
+# The event of an order's payment, unless there is one already, and with it the payment's new state. Answers
+# whether it is new, for an order that has a payment.
 _RECORD_CHARGED = """
     WITH event AS (
         INSERT INTO payments_paymentevent (payment_id, kind, amount, reference, note)
@@ -69,9 +70,40 @@ _RECORD_CHARGED = """
         FROM payments_payment WHERE order_id = %(order_id)s
         ON CONFLICT (payment_id, kind) DO NOTHING
         RETURNING payment_id
+    ), charged AS (
+        UPDATE payments_payment AS payment SET state = 'charged', charge_id = %(charge_id)s::text
+        FROM event WHERE payment.id = event.payment_id
     )
-    UPDATE payments_payment AS payment SET state = 'charged', charge_id = %(charge_id)s::text
-    FROM event WHERE payment.id = event.payment_id
+    SELECT EXISTS (SELECT FROM event) FROM payments_payment WHERE order_id = %(order_id)s
+"""
+# The event `declined` or `closed`, which is also what a payment becomes that has only been started.
+_RECORD_UNCHARGED = """
+    WITH event AS (
+        INSERT INTO payments_paymentevent (payment_id, kind, amount, reference, note)
+        SELECT id, %(kind)s::text, 0, %(reference)s::text, %(note)s::text
+        FROM payments_payment WHERE order_id = %(order_id)s
+        ON CONFLICT (payment_id, kind) DO NOTHING
+    )
+    UPDATE payments_payment SET state = %(kind)s::text WHERE order_id = %(order_id)s AND state = 'started'
+"""
+# The event, unless there is one already, and the payment's state, unless a person has settled the refund.
+# Answers whether the event is new, in which currency it is, and whether the charge was flagged as late.
+_RECORD_REFUNDED = """
+    WITH event AS (
+        INSERT INTO payments_paymentevent (payment_id, kind, amount, reference, note)
+        SELECT id, 'refunded', %(amount)s, %(refund_id)s::text, ''
+        FROM payments_payment WHERE order_id = %(order_id)s
+        ON CONFLICT (payment_id, kind) DO NOTHING
+        RETURNING payment_id
+    ), refunded AS (
+        UPDATE payments_payment SET state = 'refunded'
+        WHERE order_id = %(order_id)s AND NOT %(is_settled)s::boolean
+    )
+    SELECT EXISTS (SELECT FROM event), currency, EXISTS (
+        SELECT FROM orders_attentionflag
+        WHERE order_id = %(order_id)s AND subject = %(late_charge)s AND cleared_at IS NULL
+    )
+    FROM payments_payment WHERE order_id = %(order_id)s
 """
 
 
@@ -122,18 +154,26 @@ def _record_charged(order_id: UUID | str, charge: Charge) -> bool:
     values = {"order_id": order_id, "amount": from_minor(charge.amount_minor), "charge_id": charge.id}
     with connection.cursor() as cursor:
         cursor.execute(_RECORD_CHARGED, values)
-        is_new = bool(cursor.rowcount)
-    if not is_new and not Payment.objects.filter(order_id=order_id).exists():
+        row = cursor.fetchone()
+    if row is None:
         raise Payment.DoesNotExist(f"order {order_id} has no payment")
+    is_new: bool = row[0]
     return is_new
 
 
 @transaction.atomic(savepoint=False)
 def record_decline(*, order_id: UUID | str, code: str, message: str) -> None:
     """Record that the gateway declined the charge. Repeating it changes nothing."""
-    payment = Payment.objects.get(order_id=order_id)
-    PaymentEvent.objects.append(payment, EventKind.DECLINED, reference=code, note=message)
-    Payment.objects.filter(pk=payment.pk, state=PaymentState.STARTED).update(state=PaymentState.DECLINED)
+    if not _record_uncharged(order_id, EventKind.DECLINED, reference=code, note=message):
+        Payment.objects.get(order_id=order_id)  # raises for a charge that we never asked for
+
+
+def _record_uncharged(order_id: UUID | str, kind: EventKind, *, reference: str = "", note: str = "") -> bool:
+    """Append the event unless it is there. Returns whether the payment has changed its state with it."""
+    values = {"order_id": order_id, "kind": kind.value, "reference": reference, "note": note}
+    with connection.cursor() as cursor:
+        cursor.execute(_RECORD_UNCHARGED, values)
+        return bool(cursor.rowcount)
 
 
 @transaction.atomic(savepoint=False)
@@ -158,10 +198,7 @@ def record_found_charge(*, order_id: UUID | str, charge: Charge) -> None:
 @transaction.atomic(savepoint=False)
 def record_nothing_charged(*, order_id: UUID | str) -> StepState:
     """Record the gateway's word that no charge exists and none can come any more."""
-    payment = Payment.objects.filter(order_id=order_id).first()
-    if payment is not None:
-        PaymentEvent.objects.append(payment, EventKind.CLOSED)
-        Payment.objects.filter(pk=payment.pk, state=PaymentState.STARTED).update(state=PaymentState.CLOSED)
+    _record_uncharged(order_id, EventKind.CLOSED)
     return StepState.NOTHING_TO_UNDO
 
 
@@ -173,20 +210,25 @@ def record_refund(*, order_id: UUID | str, charge: Charge, refund: Refund) -> St
     """
     key = StepKey.objects.lock(order_id, "process_payment")
     _record_charged(order_id, charge)
-    payment = Payment.objects.get(order_id=order_id)
-    is_new = PaymentEvent.objects.append(
-        payment, EventKind.REFUNDED, amount=-from_minor(refund.amount_minor), reference=refund.id
-    )
+    values = {
+        "order_id": order_id,
+        "amount": -from_minor(refund.amount_minor),
+        "refund_id": refund.id,
+        "is_settled": key.resolved_at is not None,
+        "late_charge": LATE_CHARGE,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_RECORD_REFUNDED, values)
+        is_new, currency, is_late = cursor.fetchone()
     if is_new and key.resolved_at is not None:
         AttentionFlag.objects.raise_flag(
             order_id,
             REFUNDED_TWICE,
-            f"{from_minor(refund.amount_minor)} {payment.currency} was refunded by the gateway ({refund.id}) "
+            f"{from_minor(refund.amount_minor)} {currency} was refunded by the gateway ({refund.id}) "
             "after it had been settled outside.",
         )
-    elif key.resolved_at is None:
-        Payment.objects.filter(pk=payment.pk).update(state=PaymentState.REFUNDED)
-    AttentionFlag.objects.clear_flag(order_id, LATE_CHARGE)
+    if is_late:
+        AttentionFlag.objects.clear_flag(order_id, LATE_CHARGE)
     return StepState.DONE
 
 
