@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection, models, transaction
@@ -73,6 +73,22 @@ _HOLD = """
     SELECT order_id, product_id, 'reserved', 0, quantity, '' FROM held
 """
 
+_LIST_HOLDS = """
+    SELECT hold.id, hold.product_id, hold.quantity, hold.state
+    FROM inventory_hold AS hold JOIN inventory_product AS product ON product.id = hold.product_id
+    WHERE hold.order_id = %s
+    ORDER BY product.sku
+"""
+_GIVE_BACK = "UPDATE inventory_stockitem SET reserved = reserved - %s WHERE product_id = %s"
+_CLOSE_HOLDS = """
+    WITH closed AS (
+        UPDATE inventory_hold SET state = %(state)s::text WHERE id = ANY(%(holds)s::bigint[])
+    )
+    INSERT INTO inventory_stockmovement (order_id, product_id, kind, on_hand_change, reserved_change, note)
+    SELECT %(order_id)s::uuid, line.product_id, %(kind)s::text, 0, -line.quantity, ''
+    FROM unnest(%(products)s::bigint[], %(quantities)s::integer[]) AS line (product_id, quantity)
+"""
+
 
 @transaction.atomic(savepoint=False)
 def reserve_inventory(*, order_id: UUID | str) -> None:
@@ -130,21 +146,19 @@ def settle_holds_by_hand(*, order_id: UUID | str) -> None:
 
 
 def _give_back(*, order_id: UUID | str, kind: MovementKind, state: HoldState) -> StepState:
-    holds = list(Hold.objects.filter(order_id=order_id).select_related("product").order_by("product__sku"))
-    if not holds:
-        return StepState.NOTHING_TO_UNDO
-    held = [hold for hold in holds if hold.state == HoldState.HELD]
-    for hold in held:
-        StockItem.objects.filter(product_id=hold.product_id).update(reserved=F("reserved") - hold.quantity)
-    StockMovement.objects.bulk_create(
-        [
-            StockMovement(
-                product_id=hold.product_id, order_id=order_id, kind=kind, reserved_change=-hold.quantity
-            )
-            for hold in held
-        ]
-    )
-    Hold.objects.filter(pk__in=[hold.pk for hold in held]).update(state=state)
+    with connection.cursor() as cursor:
+        cursor.execute(_LIST_HOLDS, [order_id])
+        holds = cursor.fetchall()
+        if not holds:
+            return StepState.NOTHING_TO_UNDO
+        held = [hold[:3] for hold in holds if hold[3] == HoldState.HELD]
+        for _, product_id, quantity in held:
+            cursor.execute(_GIVE_BACK, [quantity, product_id])
+        if held:
+            ids, products, quantities = (list(column) for column in zip(*held, strict=True))
+            closing: dict[str, Any] = {"order_id": order_id, "kind": kind.value, "state": state.value}
+            lines = {"holds": ids, "products": products, "quantities": quantities}
+            cursor.execute(_CLOSE_HOLDS, {**closing, **lines})
     return StepState.DONE
 
 
