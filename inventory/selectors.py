@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+from django.db import connection
 from django.db.models import Case, F, IntegerField, Prefetch, Q, QuerySet, Sum, When
 from django.db.models.functions import Coalesce
 
@@ -21,14 +22,27 @@ class Offer(NamedTuple):
     available: int
 
 
+class SoldProduct(NamedTuple):
+    """What an order freezes of a product."""
+
+    sku: str
+    name: str
+    price: Decimal
+
+
 def list_products() -> QuerySet[Product]:
     """What the shop sells now, with stock, by SKU."""
     return Product.objects.filter(is_active=True).select_related("stock").order_by("sku")
 
 
-def find_sold_products(skus: Collection[str]) -> dict[str, Product]:
+_FIND_SOLD = "SELECT sku, name, price FROM inventory_product WHERE sku = ANY(%s) AND is_active"
+
+
+def find_sold_products(skus: Collection[str]) -> dict[str, SoldProduct]:
     """The sold products among `skus`, by SKU; unknown and withdrawn ones are missing."""
-    return {product.sku: product for product in Product.objects.filter(sku__in=skus, is_active=True)}
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND_SOLD, [list(skus)])
+        return {row[0]: SoldProduct(*row) for row in cursor.fetchall()}
 
 
 def search_offers(term: str, *, page: int, size: int) -> tuple[list[Offer], bool]:

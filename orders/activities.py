@@ -6,7 +6,7 @@ from django.conf import settings
 from temporalio import activity
 
 from config.temporal import run_in_db
-from orders import services
+from orders import rollback, services
 from orders.audit import books, runs
 from orders.models import ALREADY_FINAL
 
@@ -22,7 +22,7 @@ async def create_order(order_id: str) -> bool:
 @activity.defn
 async def cancel_order(order_id: str) -> str:
     """Undo of `create_order`: close the order as cancelled."""
-    return await run_in_db(services.cancel_order, order_id=order_id)
+    return await run_in_db(rollback.cancel_order, order_id=order_id)
 
 
 @activity.defn
@@ -38,7 +38,7 @@ async def begin_rollback(order_id: str, step: str, error_type: str, message: str
     Answers with the steps that have begun, or None when there is nothing to roll back.
     """
     return await run_in_db(
-        services.begin_rollback,
+        rollback.begin_rollback,
         order_id=order_id,
         failed_step=step,
         failure_type=error_type,

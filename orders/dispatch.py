@@ -5,7 +5,7 @@ import logging
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 from temporalio.client import Client
@@ -127,11 +127,16 @@ def is_moot(*, message: OutboxMessage) -> bool:
     return status in (OrderStatus.CANCELLED, OrderStatus.COMPLETED, OrderStatus.SHIPPED)
 
 
+_NOTE_DELIVERY = """
+    UPDATE orders_outboxmessage SET delivered_at = %s, attempts = attempts + 1, last_error = ''
+    WHERE id = %s AND delivered_at IS NULL
+"""
+
+
 def note_delivery(*, message: OutboxMessage) -> None:
     """Mark the message as delivered."""
-    OutboxMessage.objects.filter(pk=message.pk, delivered_at=None).update(
-        delivered_at=timezone.now(), attempts=F("attempts") + 1, last_error=""
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(_NOTE_DELIVERY, [timezone.now(), message.pk])
 
 
 def note_failure(*, message: OutboxMessage, error: str) -> None:

@@ -20,7 +20,6 @@ from inventory import services as inventory_services
 from orders.models import (
     ALLOWED_MOVES,
     ALREADY_FINAL,
-    FINISHED_STATES,
     STEPS,
     ActionKind,
     ApiClient,
@@ -177,7 +176,7 @@ def tell_temporal(
     order: Order, *, kind: OutboxKind, name: str, workflow_id: str, argument: str = ""
 ) -> OutboxMessage:
     """Write an outbox row, leased to the fast path that follows the commit."""
-    return OutboxMessage.objects.create(
+    message = OutboxMessage(
         order=order,
         kind=kind,
         name=name,
@@ -186,11 +185,18 @@ def tell_temporal(
         request_id=read_request_id(),
         next_attempt_at=timezone.now() + timedelta(seconds=settings.OUTBOX_FIRST_LEASE),
     )
+    OutboxMessage.objects.add(message)
+    return message
+
+
+def list_sources(to: OrderStatus) -> list[str]:
+    """The statuses from which an order may move to this one."""
+    return [str(status) for status, targets in ALLOWED_MOVES.items() if to in targets]
 
 
 def move_order(order_id: UUID | str, to: OrderStatus, **changes: Any) -> bool:
     """Move the order by one conditional UPDATE along ALLOWED_MOVES. Returns whether it moved."""
-    sources = [str(status) for status, targets in ALLOWED_MOVES.items() if to in targets]
+    sources = list_sources(to)
     if not changes:
         with connection.cursor() as cursor:
             cursor.execute(_MOVE, [to.value, order_id, sources])
@@ -284,7 +290,7 @@ def complete_order(*, order_id: UUID | str) -> None:
         cursor.execute(_LOOK_BACK, {"order_id": order_id, "steps": list(STEPS)})
         is_running, is_flagged, is_told = cursor.fetchone()
     if is_running:
-        _close_running_steps(order_id)
+        close_running_steps(order_id)
     if is_flagged:
         AttentionFlag.objects.clear_flag(order_id, *STEPS)
     if not is_told:
@@ -295,61 +301,11 @@ def complete_order(*, order_id: UUID | str) -> None:
         )
 
 
-# --- the rollback ----------------------------------------------------------------------------------------
-
-
-@transaction.atomic(savepoint=False)
-def begin_rollback(
-    *, order_id: UUID | str, failed_step: str, failure_type: str, failure: str
-) -> list[str] | None:
-    """Move the order to `cancelling`, note why, and close what was still running. Locks the order's row.
-
-    Returns the steps that have begun, in this saga or in an earlier one that Temporal has lost; None for an
-    order that is shipped, or cancelled with its customer told: there is nothing to roll back.
-    """
-    order = Order.objects.select_for_update(no_key=True).get(pk=order_id)
-    told = TrailEntry.objects.filter(
-        order=order, name="send_cancellation_email", state__in=FINISHED_STATES
-    ).exists()
-    if order.status == OrderStatus.SHIPPED or (order.status == OrderStatus.CANCELLED and told):
-        AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
-        return None
-    move_order(
-        order_id,
-        OrderStatus.CANCELLING,
-        rollback_started_at=timezone.now(),
-        failed_step=failed_step,
-        failure_type=failure_type,
-        failure=failure,
-    )
-    _close_running_steps(order_id)
-    waiting = TrailEntry.objects.filter(order_id=order_id, kind=StepKind.STEP, retry_at__isnull=False)
-    waiting.update(retry_at=None)
-    # After the trail, as an attempt locks them.
-    AttentionFlag.objects.clear_flag(order_id, "begin_rollback", *STEPS)
-    lapse_cancel_requests(order_id)
-    return list(StepKey.objects.filter(order_id=order_id).values_list("step", flat=True))
-
-
-def _close_running_steps(order_id: UUID | str) -> None:
+def close_running_steps(order_id: UUID | str) -> None:
     """Close the rows of steps that will never report back any more."""
     TrailEntry.objects.filter(order_id=order_id, kind=StepKind.STEP, state=StepState.RUNNING).update(
         state=StepState.LOST, finished_at=timezone.now()
     )
-
-
-@transaction.atomic(savepoint=False)
-def cancel_order(*, order_id: UUID | str) -> StepState:
-    """Undo of `create_order`: move `cancelling -> cancelled`. Repeating it changes nothing.
-
-    Writes the tombstone of `create_order` under its key.
-    """
-    StepKey.objects.lock_undo(order_id, "create_order")
-    # Every step has its tombstone by now, so none can begin after this.
-    _close_running_steps(order_id)
-    if move_order(order_id, OrderStatus.CANCELLED, rolled_back_at=timezone.now()):
-        WebhookDelivery.objects.publish(order_id, WebhookEvent.CANCELLED)
-    return StepState.DONE
 
 
 # --- what people ask for ---------------------------------------------------------------------------------

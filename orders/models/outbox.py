@@ -1,6 +1,7 @@
 """What Temporal must be told, and when it is next asked which sagas it has lost."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import connection, models
@@ -29,6 +30,13 @@ _IS_DUE = """
     SELECT EXISTS (SELECT FROM orders_outboxmessage WHERE delivered_at IS NULL AND next_attempt_at <= %s)
 """
 
+_ADD = """
+    INSERT INTO orders_outboxmessage
+        (order_id, kind, name, workflow_id, argument, request_id, next_attempt_at, attempts, last_error)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, 0, '')
+    RETURNING id, created_at
+"""
+
 
 class OutboxManager(models.Manager["OutboxMessage"]):
     def is_due(self, now: datetime) -> bool:
@@ -36,6 +44,23 @@ class OutboxManager(models.Manager["OutboxMessage"]):
         with connection.cursor() as cursor:
             cursor.execute(_IS_DUE, [now])
             return bool(cursor.fetchone()[0])
+
+    def add(self, message: "OutboxMessage") -> None:
+        """Insert a new message."""
+        values: list[Any] = [
+            message.order_id,
+            str(message.kind),
+            message.name,
+            message.workflow_id,
+            message.argument,
+            message.request_id,
+            message.next_attempt_at,
+        ]
+        with connection.cursor() as cursor:
+            cursor.execute(_ADD, values)
+            message.pk, message.created_at = cursor.fetchone()
+        # As after save(): it is a stored one from here on.
+        message._state.adding, message._state.db = False, self.db
 
     def overdue(self) -> "models.QuerySet[OutboxMessage]":
         """Messages that have stayed undelivered for so long that their orders need attention."""

@@ -14,7 +14,7 @@ from django.utils import timezone
 from orders import approvals, desk
 from orders.models import CancelRequest, Order, OrderAction, OutboxMessage
 from orders.refusals import CancelRequested, StateConflict
-from orders.services import begin_rollback
+from orders.rollback import begin_rollback
 from payments import services as payments_services
 from payments.models import EventKind, Payment, PaymentEvent, PaymentState
 from tests.desk import place

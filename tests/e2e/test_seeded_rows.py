@@ -10,7 +10,7 @@ from inventory import services as inventory_services
 from inventory.models import Hold, StockMovement
 from notifications.models import EmailMessage
 from notifications.services import prepare_cancellation, prepare_confirmation, record_sent
-from orders import services
+from orders import rollback, services
 from orders.models import (
     AttentionFlag,
     Order,
@@ -121,12 +121,12 @@ def take_back(order: Order, *, paid: bool = True, held: bool = True) -> None:
             payments_services.record_nothing_charged(order_id=order.pk)
     if held:
         inventory_services.release_inventory(order_id=order.pk)
-    services.cancel_order(order_id=order.pk)
+    rollback.cancel_order(order_id=order.pk)
     send(prepare_cancellation, order)
 
 
 def begin(order: Order, step: str, error: str) -> None:
-    services.begin_rollback(order_id=order.pk, failed_step=step, failure_type=error, failure="why")
+    rollback.begin_rollback(order_id=order.pk, failed_step=step, failure_type=error, failure="why")
 
 
 def live(story: str) -> Order:

@@ -13,7 +13,7 @@ from config.temporal import run_in_db
 from inventory import services as inventory_services
 from inventory.models import Hold
 from notifications import services as notifications_services
-from orders import desk, services
+from orders import desk, rollback, services
 from orders.models import OrderStatus, StepKey
 from orders.refusals import AlreadyUndone
 from payments import services as payments_services
@@ -84,7 +84,7 @@ async def test_delayed_charge_without_an_undo_does_land(shop: None) -> None:
 
 
 LATE = {
-    "create_order": (services.create_order, services.cancel_order),
+    "create_order": (services.create_order, rollback.cancel_order),
     "reserve_inventory": (inventory_services.reserve_inventory, inventory_services.release_inventory),
     "process_payment": (payments_services.start_charge, payments_services.start_refund),
     "send_confirmation_email": (

@@ -10,7 +10,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from orders import services
+from orders import rollback, services
 from orders.models import (
     AttentionFlag,
     DeliveryState,
@@ -64,7 +64,7 @@ def test_each_event_reaches_those_who_asked_for_it() -> None:
     order = place_for(make_client())
     complete(order)  # and its confirmation was never sent, which needs attention
     set_status(order, OrderStatus.CANCELLING)
-    services.cancel_order(order_id=order.pk)
+    rollback.cancel_order(order_id=order.pk)
     assert list_events(endpoint=every) == [
         "order.completed",
         "order.needs_attention",
@@ -83,7 +83,7 @@ def test_activity_that_runs_again_publishes_nothing_more() -> None:
     services.complete_order(order_id=order.pk)
     set_status(order, OrderStatus.CANCELLING)
     for _ in range(3):
-        services.cancel_order(order_id=order.pk)
+        rollback.cancel_order(order_id=order.pk)
     assert list_events() == ["order.completed", "order.cancelled"]
 
 
@@ -130,7 +130,7 @@ def test_event_is_written_with_its_change_or_not_at_all() -> None:
     with transaction.atomic():
         complete(order)
         set_status(order, OrderStatus.CANCELLING)
-        services.cancel_order(order_id=order.pk)
+        rollback.cancel_order(order_id=order.pk)
         assert list_events() == ["order.completed", "order.needs_attention", "order.cancelled"]
         transaction.set_rollback(True)
     assert list_events() == []
@@ -161,7 +161,7 @@ def counting() -> Iterator[list[str]]:
 @pytest.mark.parametrize(
     ("endpoints", "client", "statements"),
     [
-        (0, None, ["SELECT"]),
+        (0, None, []),
         (0, "shop", ["SELECT"]),
         (1, "shop", ["SELECT", "INSERT"]),
         (10, "shop", ["SELECT", "INSERT"]),
@@ -175,10 +175,10 @@ def test_event_costs_one_read_and_at_most_one_insert(
     order = place_for(make_client(client) if client else None)
     set_status(order, OrderStatus.CANCELLING)
     with counting() as found:
-        services.cancel_order(order_id=order.pk)
+        rollback.cancel_order(order_id=order.pk)
     assert found == statements
     with counting() as found:
-        services.cancel_order(order_id=order.pk)
+        rollback.cancel_order(order_id=order.pk)
     assert found == []
 
 
