@@ -15,7 +15,8 @@ logger = logging.getLogger("orders.audit")
 
 @activity.defn
 async def create_order(order_id: str) -> bool:
-    """Step: check the order and open it. False when it is already final. Refuses with OrderNotSellable."""
+    """Step: check the order and open it. False when it is complete. Refuses with OrderNotSellable, and with
+    AlreadyUndone when its rollback has begun: the saga sees that through."""
     return await run_in_db(services.create_order, order_id=order_id) != ALREADY_FINAL
 
 

@@ -247,7 +247,9 @@ _LOOK_BACK = """
 def create_order(*, order_id: UUID | str) -> str | None:
     """Check the order and move it `pending -> created`. Never changes an amount. Locks the step key.
 
-    Returns ALREADY_FINAL when the order is past both, None otherwise. Raises OrderNotSellable.
+    Returns ALREADY_FINAL when the order is complete, None otherwise. Raises OrderNotSellable, or
+    AlreadyUndone when the order has turned back: a worker that died has carried its rollback so far, and no
+    history of it is left.
     """
     with connection.cursor() as cursor:
         cursor.execute(_CHECK, [order_id])
@@ -255,8 +257,10 @@ def create_order(*, order_id: UUID | str) -> str | None:
     if row is None:
         raise Order.DoesNotExist(f"there is no order {order_id}")
     status, total, sum_of_lines, missing = row
-    if status not in (OrderStatus.PENDING, OrderStatus.CREATED):
+    if status in (OrderStatus.COMPLETED, OrderStatus.SHIPPED):
         return ALREADY_FINAL
+    if status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
+        raise AlreadyUndone(f"the order is {status}")
     StepKey.objects.lock_step(order_id, "create_order")
     if sum_of_lines != total:
         raise OrderNotSellable(f"the lines add up to {sum_of_lines}, the order says {total}")

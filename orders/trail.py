@@ -24,7 +24,7 @@ from orders.models import (
     StepState,
     TrailEntry,
 )
-from orders.refusals import Refusal
+from orders.refusals import AlreadyUndone, Refusal
 
 logger = logging.getLogger("orders.trail")
 
@@ -156,6 +156,8 @@ class StepAttempt:
         if latest is not None and latest.state in FINISHED_STATES:
             return False
         if latest is not None and latest.state == StepState.FAILED:
+            if outcome["error_type"] == AlreadyUndone.__name__:
+                return False  # why it failed is what people want to read
             self.continue_entry(latest, **outcome)
         else:
             self.close_lost(latest)

@@ -8,8 +8,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from orders.models import AttentionFlag, Order, StepKey, StepState
-from orders.refusals import CancelRequested, StateConflict
+from orders.models import AttentionFlag, Order, OrderStatus, StepKey, StepState
+from orders.refusals import AlreadyUndone, CancelRequested, StateConflict
 from payments.gateways.protocol import Charge, Refund
 from payments.models import EventKind, Payment, PaymentEvent, PaymentState
 
@@ -48,18 +48,19 @@ class ChargeRequest:
     token: str
 
 
-# The row as it is once its lock is held, and the payment unless a cancel came first or there is one already.
+# The row as it is once its lock is held, and the payment unless a cancel or the rollback came first, or there
+# is one already.
 _START_CHARGE = """
     WITH "order" AS (
-        SELECT id, total, currency, payment_token, cancel_requested_at FROM orders_order WHERE id = %s
+        SELECT id, status, total, currency, payment_token, cancel_requested_at FROM orders_order WHERE id = %s
         FOR NO KEY UPDATE
     ), payment AS (
         INSERT INTO payments_payment (order_id, state, amount, currency, token, charge_id)
         SELECT id, 'started', total, currency, payment_token, '' FROM "order"
-        WHERE cancel_requested_at IS NULL
+        WHERE cancel_requested_at IS NULL AND status NOT IN ('cancelling', 'cancelled')
         ON CONFLICT (order_id) DO NOTHING
     )
-    SELECT total, currency, payment_token, cancel_requested_at FROM "order"
+    SELECT status, total, currency, payment_token, cancel_requested_at FROM "order"
 """
 # The event of an order's payment, unless there is one already, and with it the payment's new state. Answers
 # whether it is new, for an order that has a payment.
@@ -112,7 +113,7 @@ def start_charge(*, order_id: UUID | str) -> ChargeRequest:
     """Write the payment's row before the gateway is called and return what to ask it for.
 
     Locks the step key, then the order's row: a cancel sees either the payment or an order that is never
-    charged. Raises AlreadyUndone after the refund has begun, CancelRequested after somebody has cancelled.
+    charged. Raises AlreadyUndone after the rollback has begun, CancelRequested after somebody has cancelled.
     """
     StepKey.objects.lock_step(order_id, "process_payment")
     with connection.cursor() as cursor:
@@ -120,7 +121,9 @@ def start_charge(*, order_id: UUID | str) -> ChargeRequest:
         row = cursor.fetchone()
     if row is None:
         raise Order.DoesNotExist(f"there is no order {order_id}")
-    total, currency, token, cancel_requested_at = row
+    status, total, currency, token, cancel_requested_at = row
+    if status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
+        raise AlreadyUndone(f"the order is {status}")
     if cancel_requested_at is not None:
         raise CancelRequested("a cancel was requested before the payment was taken")
     return ChargeRequest(

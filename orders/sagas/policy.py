@@ -8,6 +8,9 @@ COMPLETED = "completed"
 CANCELLED = "cancelled"
 ALREADY_FINAL = "already_final"
 
+# The refusal of a step whose order has turned back already (orders.refusals.AlreadyUndone).
+ALREADY_UNDONE = "AlreadyUndone"
+
 
 @dataclass(frozen=True)
 class SagaPolicy:

@@ -17,7 +17,17 @@ from orders.dispatch import deliver
 from orders.models import Order, OrderStatus
 from orders.selectors import get_order
 from orders.services import Decision, Item
-from tests.crash.cells import CANCELLED, DECLINED, FORWARD, LATE, NETWORK_DELAY, RESENT, Cell, Outcome
+from tests.crash.cells import (
+    CANCELLED,
+    DECLINED,
+    FORWARD,
+    LATE,
+    NETWORK_DELAY,
+    RESENT,
+    SOLD_OUT,
+    Cell,
+    Outcome,
+)
 from tests.crash.shopping import read_gateway, read_mails
 from tests.desk import UNDOS, place, read_books, read_trail
 from tests.faults import Relay
@@ -63,7 +73,7 @@ class Case:
         with transaction.atomic():
             product = Product(sku=sku, name=str(self.cell)[:200], price=price)
             create_product(product=product)
-            receive_stock(product_id=product.pk, quantity=3)
+            receive_stock(product_id=product.pk, quantity=1 if self.cell.route == SOLD_OUT else 3)
         self.places.write_plan(
             self.order_id, Plan(self.cell.activity, self.cell.point, without=self.cell.without)
         )

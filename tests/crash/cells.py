@@ -14,6 +14,8 @@ MOMENTS = (BEFORE, AFTER, LOST, LATE)
 FORWARD = "forward"
 DECLINED = "declined by the gateway"
 CANCELLED = "cancelled when complete"
+# Turned back in the saga's very first workflow task: when its worker dies there is no history of that.
+SOLD_OUT = "out of stock"
 RESENT = "mail sent again"
 
 # Seconds until the gateway gets what the network has delayed: longer than a cancel takes.
@@ -74,7 +76,13 @@ COPIED = replace(
 )
 GIVEN_UP = replace(COMPLETE, mails=("confirmation refused", "confirmation sent"), attention=("sent again",))
 
-END_OF = {FORWARD: COMPLETE, DECLINED: TURNED_BACK, CANCELLED: UNDONE, RESENT: COPIED}
+END_OF = {
+    FORWARD: COMPLETE,
+    DECLINED: TURNED_BACK,
+    CANCELLED: UNDONE,
+    RESENT: COPIED,
+    SOLD_OUT: NOTHING_HELD,
+}
 
 
 @dataclass(frozen=True)
@@ -209,6 +217,12 @@ UNDOS = [
         for cell in list_mail_cells("send_cancellation_email", route, "cancellation", "2")
     ),
     Cell("send_cancellation_email", LATE, "begins", CANCELLED, UNDONE),
+    *(
+        cell
+        for undo in ("begin_rollback", "release_inventory", "cancel_order")
+        for cell in list_database_cells(undo, SOLD_OUT)
+    ),
+    *list_mail_cells("send_cancellation_email", SOLD_OUT, "cancellation", "2"),
 ]
 
 COPIES = [

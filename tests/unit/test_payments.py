@@ -8,6 +8,7 @@ from django.db import DatabaseError, transaction
 from orders import desk
 from orders.models import AttentionFlag, Order, StepKey, StepState
 from orders.refusals import AlreadyUndone, StateConflict
+from orders.rollback import begin_rollback
 from payments import services
 from payments.gateways.protocol import Charge, Refund
 from payments.models import PaymentEvent, PaymentState
@@ -54,6 +55,15 @@ def test_charge_is_recorded_once_however_often_it_is_told() -> None:
     assert events_of(order) == [("charged", Decimal("400.00"))]
     assert order.payment.state == PaymentState.CHARGED
     assert flags_of(order) == []
+
+
+def test_start_charge_after_the_order_has_turned_back_is_refused() -> None:
+    """Also where no refund was due: a rollback that knew of no payment writes no tombstone for it."""
+    order = place()
+    begin_rollback(order_id=order.pk, failed_step="reserve_inventory", failure_type="OutOfStock", failure="")
+    with pytest.raises(AlreadyUndone):
+        services.start_charge(order_id=order.pk)
+    assert events_of(order) == []
 
 
 def test_start_charge_after_the_refund_began_is_refused() -> None:

@@ -23,6 +23,17 @@ async def test_effect_and_its_row_in_the_trail_commit_together_or_not_at_all(sho
     assert (await run_in_db(TrailEntry.objects.get, order=order)).state == StepState.DONE
 
 
+async def test_attempt_after_the_rollback_began_does_not_hide_why_the_step_had_failed(shop: None) -> None:
+    order = await aplace()
+    attempt = StepAttempt(str(order.pk), "create_order", 1, "worker")
+    for error_type, message in [("OrderNotSellable", "not on sale"), ("AlreadyUndone", "cancelled")]:
+        await run_in_db(
+            attempt.write_failure, error_type=error_type, message=message, final=True, retry_at=None
+        )
+    entry = await run_in_db(TrailEntry.objects.get, order=order)
+    assert (entry.error_type, entry.error) == ("OrderNotSellable", "not on sale")
+
+
 async def attempt_to_reserve(order: Order) -> None:
     """As the interceptor does it: an attempt is open while the effect is carried out."""
     token = current_attempt.set(StepAttempt(str(order.pk), "reserve_inventory", 1, "worker"))
