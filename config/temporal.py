@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connection, transaction
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.common import MetricHistogramTimedelta
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,10 +109,8 @@ async def run_on_database_thread(work: Callable[[], T]) -> T:
         raise DatabaseBusy(f"no database thread was free within {settings.WORKER_DB_WAIT:.0f} s") from None
     try:
         if activity.in_activity():
-            wait = activity.metric_meter().create_histogram_timedelta(
-                "database_thread_wait", "Time an activity waited for a database thread"
-            )
-            wait.record(timedelta(seconds=time.monotonic() - asked))
+            wait = timedelta(seconds=time.monotonic() - asked)
+            _build_histogram(activity.info().activity_type).record(wait)
         running = database_threads(os.getpid()).submit(copy_context().run, work)
     except BaseException:
         free.release()
@@ -120,6 +119,14 @@ async def run_on_database_thread(work: Callable[[], T]) -> T:
     # running. sync_to_async would hide that moment.
     running.add_done_callback(lambda _: _release(loop, free))
     return await asyncio.wrap_future(running)
+
+
+@lru_cache
+def _build_histogram(activity_type: str) -> MetricHistogramTimedelta:
+    """The histogram of waits in activities of this type, which its meter puts onto each of them."""
+    return activity.metric_meter().create_histogram_timedelta(
+        "database_thread_wait", "Time an activity waited for a database thread"
+    )
 
 
 def _release(loop: asyncio.AbstractEventLoop, free: asyncio.Semaphore) -> None:

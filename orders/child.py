@@ -5,6 +5,7 @@ Its stdin is a pipe from the supervisor and ends with it, which is how it learns
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -59,5 +60,7 @@ def run_child(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, gra
         threading.Thread(target=watch_supervisor, name="supervisor-watch", daemon=True).start()
         await work(stop)
 
+    # What has been loaded stays; looking through it for garbage again and again is of no use.
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())
