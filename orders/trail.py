@@ -2,8 +2,10 @@
 
 import logging
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -33,6 +35,8 @@ MAX_EXPONENT = 60
 # Tried once inside the workflow task before they are scheduled (orders.sagas.quick): what is short and does
 # not ask the gateway.
 QUICK = frozenset({*STEPS, *STEP_OF_UNDO, "begin_rollback"} - {"process_payment", "refund_payment"})
+# The local activity that makes such attempts (orders.in_turn). It has no line in the trail: they have.
+IN_TURN = "try_in_turn"
 
 
 @dataclass
@@ -267,50 +271,63 @@ class TrailInbound(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
-        number = count_attempts(info)
-        attempt: StepAttempt | None = None
-        if info.activity_type in STEPS or info.activity_type in STEP_OF_UNDO:
-            attempt = StepAttempt(
-                order_id=str(input.args[0]), name=info.activity_type, number=number, worker=self.worker
-            )
-        # What belongs to no order (the audit) has no arguments.
-        if input.args and number > settings.SAGA_ATTENTION_AFTER:
-            await run_in_db(
-                flag_repeated, order_id=str(input.args[0]), activity=info.activity_type, number=number
-            )
-        token = current_attempt.set(attempt)
-        try:
-            return await super().execute_activity(input)
-        except Exception as error:
-            current_attempt.reset(token)
-            token = current_attempt.set(None)
-            await self.record(attempt, error)
-            if isinstance(error, Refusal):
-                raise ApplicationError(
-                    str(error),
-                    type=type(error).__name__,
-                    non_retryable=True,
-                    category=ApplicationErrorCategory.BENIGN,
-                ) from error
-            raise
-        finally:
-            current_attempt.reset(token)
-
-    async def record(self, attempt: StepAttempt | None, error: Exception) -> None:
-        """Write the failure down. If that fails too, its error fails the attempt, which is retried."""
-        final = isinstance(error, Refusal)
-        error_type = (
-            error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
+        call = partial(super().execute_activity, input)
+        if info.activity_type == IN_TURN:
+            return await call()
+        return await run_attempt(
+            call,
+            name=info.activity_type,
+            arguments=input.args,
+            number=count_attempts(info),
+            worker=self.worker,
         )
-        message = error.message if isinstance(error, ApplicationError) else str(error)
-        message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL
-        if not final:
-            logger.warning("%s failed: %s: %s", activity.info().activity_type, error_type, message)
-        if attempt is not None:
-            await run_in_db(
-                attempt.write_failure,
-                error_type=error_type,
-                message=message,
-                final=final,
-                retry_at=find_retry(activity.info(), error, now=timezone.now()),
-            )
+
+
+async def run_attempt(
+    call: Callable[[], Awaitable[Any]], *, name: str, arguments: Sequence[Any], number: int, worker: str
+) -> Any:
+    """Carry out attempt `number` of the activity `name` and write its row. `arguments` begin with the order's
+    id; what belongs to no order (the audit) has none.
+
+    Raises what the activity raises, a refusal as a non-retryable ApplicationError.
+    """
+    attempt: StepAttempt | None = None
+    if name in STEPS or name in STEP_OF_UNDO:
+        attempt = StepAttempt(order_id=str(arguments[0]), name=name, number=number, worker=worker)
+    if arguments and number > settings.SAGA_ATTENTION_AFTER:
+        await run_in_db(flag_repeated, order_id=str(arguments[0]), activity=name, number=number)
+    token = current_attempt.set(attempt)
+    try:
+        return await call()
+    except Exception as error:
+        current_attempt.reset(token)
+        token = current_attempt.set(None)
+        await record_failure(attempt, name, error)
+        if isinstance(error, Refusal):
+            raise ApplicationError(
+                str(error),
+                type=type(error).__name__,
+                non_retryable=True,
+                category=ApplicationErrorCategory.BENIGN,
+            ) from None  # an answer has no stack to look into, and history would keep those of all causes
+        raise
+    finally:
+        current_attempt.reset(token)
+
+
+async def record_failure(attempt: StepAttempt | None, name: str, error: Exception) -> None:
+    """Write the failure down. If that fails too, its error fails the attempt, which is retried."""
+    final = isinstance(error, Refusal)
+    error_type = error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
+    message = error.message if isinstance(error, ApplicationError) else str(error)
+    message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL
+    if not final:
+        logger.warning("%s failed: %s: %s", name, error_type, message)
+    if attempt is not None:
+        await run_in_db(
+            attempt.write_failure,
+            error_type=error_type,
+            message=message,
+            final=final,
+            retry_at=find_retry(activity.info(), error, now=timezone.now()),
+        )

@@ -28,6 +28,7 @@ from notifications.activities import (
 from orders.activities import audit_books, begin_rollback, cancel_order, complete_order, create_order
 from orders.dispatch import run_dispatcher
 from orders.housekeeping import run_housekeeping
+from orders.in_turn import InTurn
 from orders.patrol import run_patrol
 from orders.sagas.audit_books import AuditBooks
 from orders.sagas.cancel_order import CancelOrderSaga
@@ -71,12 +72,14 @@ def build_worker(
         client,
         task_queue=task_queue or settings.SAGA_TASK_QUEUE,
         workflows=SAGAS,
-        activities=ACTIVITIES,
+        activities=[*ACTIVITIES, InTurn(ACTIVITIES, worker=identity).try_in_turn],
         interceptors=[TrailInterceptor(identity)],
         workflow_runner=runner or UnsandboxedWorkflowRunner(),
         max_concurrent_activities=settings.WORKER_ACTIVITY_SLOTS,
         max_concurrent_local_activities=settings.WORKER_ACTIVITY_SLOTS,
         max_cached_workflows=max_cached_workflows,
+        # No payload is kept elsewhere, and more than 1 makes the SDK start an asyncio task for each, twice.
+        max_workflow_task_external_storage_concurrency=1,
         # How long a killed worker's sagas wait for it before another worker takes them.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
         graceful_shutdown_timeout=timedelta(seconds=settings.WORKER_GRACE),

@@ -3,6 +3,7 @@
 from temporalio import workflow
 
 from orders.sagas.policy import RollbackCause, SagaInput
+from orders.sagas.quick import QuickAttempts
 from orders.sagas.rollback import Rollback, see_through
 
 
@@ -13,7 +14,7 @@ class CancelOrderSaga:
     @workflow.init
     def __init__(self, saga: SagaInput) -> None:
         # A completed order has at least these; `begin_rollback` knows what else it began.
-        self.rollback = Rollback(saga, due={"reserve_inventory", "process_payment"})
+        self.rollback = Rollback(saga, QuickAttempts(saga), due={"reserve_inventory", "process_payment"})
 
     @workflow.run
     async def run(self, saga: SagaInput) -> str:

@@ -24,13 +24,14 @@ from orders.sagas.policy import (
     StepFailed,
     cancel_is_requested,
 )
-from orders.sagas.quick import NotThisTime, is_quick, try_quickly
+from orders.sagas.quick import NotThisTime, QuickAttempts, is_quick
 from orders.sagas.rollback import Rollback, see_through
 
 with workflow.unsafe.imports_passed_through():
     from inventory.activities import reserve_inventory
     from notifications.activities import send_confirmation_email
     from orders.activities import complete_order, create_order
+    from orders.in_turn import list_followers
     from payments.activities import process_payment
 
 Step = Callable[[str], Coroutine[Any, Any, Any]]
@@ -43,7 +44,8 @@ class PlaceOrderSaga:
     @workflow.init
     def __init__(self, saga: SagaInput) -> None:
         self.saga = saga
-        self.rollback = Rollback(saga, due=set())
+        self.quick = QuickAttempts(saga)
+        self.rollback = Rollback(saga, self.quick, due=set())
         self.cancel_asked = False
         self.current: workflow.ActivityHandle[Any] | None = None
 
@@ -106,7 +108,7 @@ class PlaceOrderSaga:
         policy = self.saga.policy
         if is_quick(activity):
             try:
-                return await try_quickly(activity, self.saga.order_id, policy=policy)
+                return await self.quick.attempt(activity, then=list_followers(activity.__name__))
             except NotThisTime:
                 self.turn_back_if_cancelled(activity.__name__)
         self.current = workflow.start_activity(

@@ -1,7 +1,7 @@
-"""The first attempt of a short activity: in the workflow task itself, without a way through the server."""
+"""The first attempts of short activities: in the workflow task itself, without a way through the server."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -10,10 +10,11 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, FailureError
 
-from orders.sagas.policy import SagaPolicy
+from orders.sagas.policy import SagaInput, SagaPolicy
 
 with workflow.unsafe.imports_passed_through():
-    from orders.trail import QUICK
+    from orders.in_turn import Attempted
+    from orders.trail import IN_TURN, QUICK
 
 
 class NotThisTime(Exception):
@@ -25,8 +26,42 @@ def is_quick(activity: Callable[..., Any]) -> bool:
     return activity.__name__ in QUICK
 
 
-async def try_quickly(
-    activity: Callable[..., Coroutine[Any, Any, Any]], *args: Any, policy: SagaPolicy
+class QuickAttempts:
+    """A saga's quick attempts. Those that follow each other are made in one go, each in a transaction of its
+    own; what came of them waits here until the saga asks for it."""
+
+    def __init__(self, saga: SagaInput) -> None:
+        self.saga = saga
+        # What was tried. Of a try that timed out nothing is heard; `begin_rollback` knows what it has begun.
+        self.begun: set[str] = set()
+        self.ahead: dict[str, Attempted] = {}
+
+    async def attempt(self, activity: Callable[..., Any], *, then: Iterable[str] = ()) -> Any:
+        """The answer of the activity's quick attempt. `then` names what follows if it succeeds.
+
+        Raises ApplicationError for a refusal, NotThisTime for everything else.
+        """
+        name = activity.__name__
+        if name not in self.ahead:
+            tried = await try_locally(
+                IN_TURN,
+                self.saga.order_id,
+                [name, *then],
+                policy=self.saga.policy,
+                result_type=list[Attempted],
+            )
+            self.ahead = {attempted.name: attempted for attempted in tried}
+            self.begun.update(self.ahead)
+        attempted = self.ahead.pop(name)
+        if attempted.is_refusal:
+            raise ApplicationError(attempted.error, type=attempted.error_type, non_retryable=True)
+        if attempted.error_type:
+            raise NotThisTime(attempted.error)
+        return attempted.answer
+
+
+async def try_locally(
+    activity: str | Callable[..., Any], *args: Any, policy: SagaPolicy, result_type: type | None = None
 ) -> Any:
     """Run one attempt as a local activity and return its answer.
 
@@ -34,9 +69,11 @@ async def try_quickly(
     has ended, as it does for one that was scheduled; the caller looks for it. Where the worker dies, the
     workflow task times out and another worker carries out the task's attempts anew.
     """
+    name = activity if isinstance(activity, str) else activity.__name__
     attempt = workflow.start_local_activity(
-        activity,
+        name,
         args=args,
+        result_type=result_type,
         start_to_close_timeout=timedelta(seconds=policy.attempt_timeout),
         retry_policy=RetryPolicy(maximum_attempts=1),
     )

@@ -1,7 +1,7 @@
 """How a saga turns back: which undos run, in which order, and what happens when one is stuck."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from orders.sagas.policy import ALREADY_FINAL, CANCELLED, RollbackCause, SagaInput
-from orders.sagas.quick import NotThisTime, is_quick, try_quickly
+from orders.sagas.quick import NotThisTime, QuickAttempts, is_quick, try_locally
 
 with workflow.unsafe.imports_passed_through():
     from inventory.activities import release_inventory
@@ -23,13 +23,16 @@ Undo = Callable[[str], Coroutine[Any, Any, str]]
 
 # The undos of effects, in the order of their steps.
 EFFECTS: dict[str, Undo] = {"reserve_inventory": release_inventory, "process_payment": refund_payment}
+# What closes every rollback.
+CLOSING = [cancel_order.__name__, send_cancellation_email.__name__]
 
 
 class Rollback:
     """The backward part of a saga. `due` names the steps with an effect that were started."""
 
-    def __init__(self, saga: SagaInput, due: set[str]) -> None:
+    def __init__(self, saga: SagaInput, quick: QuickAttempts, due: set[str]) -> None:
         self.saga = saga
+        self.quick = quick
         self.due = due
         self.attempts: dict[str, workflow.ActivityHandle[str]] = {}
         self.begun: set[str] = set()
@@ -40,18 +43,20 @@ class Rollback:
         begun = await self.begin(cause)
         if begun is None:
             return ALREADY_FINAL
-        # Also what an earlier run of this saga began, should Temporal have lost that run.
-        self.due.update(begun)
+        # Also what was tried ahead, and what an earlier run of this saga began, should Temporal have lost it.
+        self.due.update(self.quick.begun, begun)
         await self.undo_effects()
-        await self.undo(cancel_order)
+        await self.undo(cancel_order, then=CLOSING[1:])
         await self.undo(send_cancellation_email)
         return CANCELLED
 
     async def undo_effects(self) -> None:
         """Undo the effects in reverse order. A stuck one delays the next a little and stops none of them."""
         running: list[asyncio.Task[str]] = []
-        for effect in [EFFECTS[step] for step in reversed(EFFECTS) if step in self.due]:
-            task = asyncio.create_task(self.undo(effect))
+        due = [EFFECTS[step] for step in reversed(EFFECTS) if step in self.due]
+        for effect in due:
+            is_last_open = effect is due[-1] and all(task.done() for task in running)
+            task = asyncio.create_task(self.undo(effect, then=CLOSING if is_last_open else []))
             running.append(task)
             try:
                 await workflow.wait_condition(task.done, timeout=self.saga.policy.release_after)
@@ -60,8 +65,8 @@ class Rollback:
         for task in running:
             await task
 
-    async def undo(self, activity: Undo) -> str:
-        """Run one undo until it is done or resolved, however long that takes.
+    async def undo(self, activity: Undo, *, then: Sequence[str] = ()) -> str:
+        """Run one undo until it is done or resolved, however long that takes. `then` may follow in one go.
 
         Temporal retries it by itself. `retry_now` cuts the wait short; a permanent refusal waits for it.
         """
@@ -69,7 +74,7 @@ class Rollback:
         self.begun.add(name)
         try:
             if is_quick(activity):
-                return str(await try_quickly(activity, self.saga.order_id, policy=self.saga.policy))
+                return str(await self.quick.attempt(activity, then=then))
         except NotThisTime:
             self.wanted_now.discard(name)
         except ApplicationError:
@@ -107,7 +112,7 @@ class Rollback:
         """Move the order to `cancelling`. The steps begun so far, or None when it is final already."""
         args = [self.saga.order_id, cause.step, cause.type, cause.message]
         try:
-            begun: list[str] | None = await try_quickly(begin_rollback, *args, policy=self.saga.policy)
+            begun: list[str] | None = await try_locally(begin_rollback, *args, policy=self.saga.policy)
             return begun
         except NotThisTime:
             pass

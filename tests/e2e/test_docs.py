@@ -122,7 +122,7 @@ def test_worked_example_changes_the_saga_under_running_orders(
     refused = check_sagas(copy)
     assert refused.returncode == 1
     assert (
-        f"order {order.number} (order-{order.pk}): breaks at event 7 ACTIVITY_TASK_SCHEDULED"
+        f"order {order.number} (order-{order.pk}): breaks at event 6 ACTIVITY_TASK_SCHEDULED"
         in refused.stdout
     )
     assert "1 of 1 running sagas would break: do not deploy this" in refused.stderr

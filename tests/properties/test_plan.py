@@ -8,7 +8,9 @@ import pytest
 from temporalio.api.history.v1 import MarkerRecordedEventAttributes
 from temporalio.client import WorkflowHistory
 
+from orders.in_turn import Attempted
 from orders.models import STEP_OF_UNDO, STEPS
+from orders.trail import IN_TURN
 from tests.properties import plan
 from tests.properties.plan import ENDED, FORWARD, Saga
 
@@ -36,7 +38,7 @@ def follow(path: Path) -> Saga | None:
             saga.begin(name)
             saga.in_flight[name] = scheduled[event.event_id] = name
         elif event.HasField("marker_recorded_event_attributes"):
-            follow_quick_attempt(saga, event.marker_recorded_event_attributes)
+            follow_quick_attempts(saga, event.marker_recorded_event_attributes)
         elif event.HasField("activity_task_completed_event_attributes"):
             done = event.activity_task_completed_event_attributes
             name = scheduled[done.scheduled_event_id]
@@ -68,20 +70,26 @@ def follow(path: Path) -> Saga | None:
     return saga
 
 
-def follow_quick_attempt(saga: Saga, marker: MarkerRecordedEventAttributes) -> None:
-    """Lead the plan through an attempt that was carried out within a workflow task."""
+def follow_quick_attempts(saga: Saga, marker: MarkerRecordedEventAttributes) -> None:
+    """Lead the plan through attempts that were carried out within a workflow task."""
     assert marker.marker_name == "core_local_activity"
     name = json.loads(marker.details["data"].payloads[0].data)["activity_type"]
-    assert name in saga.list_ready(), f"{name} is not ready at a marker"
-    saga.begin(name)
-    saga.in_flight[name] = name
-    del saga.in_flight[name]
-    if not marker.HasField("failure"):
-        saga.succeed(name, read_answer(marker.details["result"].payloads))
-    elif marker.failure.application_failure_info.non_retryable:
-        saga.refuse(name, marker.failure.application_failure_info.type, marker.failure.message)
+    if name == IN_TURN:
+        tried = [Attempted(**attempted) for attempted in read_answer(marker.details["result"].payloads)]
+    elif marker.HasField("failure"):
+        info = marker.failure.application_failure_info
+        tried = [Attempted(name, None, info.type, marker.failure.message, info.non_retryable)]
     else:
-        saga.lose(name)
+        tried = [Attempted(name, read_answer(marker.details["result"].payloads))]
+    for attempted in tried:
+        assert attempted.name in saga.list_ready(), f"{attempted.name} is not ready at a marker"
+        saga.begin(attempted.name)
+        if attempted.is_refusal:
+            saga.refuse(attempted.name, attempted.error_type, attempted.error)
+        elif attempted.error_type:
+            saga.lose(attempted.name)
+        else:
+            saga.succeed(attempted.name, attempted.answer)
 
 
 def read_answer(payloads: Any) -> Any:

@@ -82,8 +82,8 @@ async def test_none_running_is_fine(worker: Client) -> None:
 @pytest.mark.parametrize(
     ("saga", "event"),
     [
-        (SwappedSaga, "7 ACTIVITY_TASK_SCHEDULED"),
-        (ReorderedSaga, "6 MARKER_RECORDED"),
+        (SwappedSaga, "6 ACTIVITY_TASK_SCHEDULED"),
+        (ReorderedSaga, "5 MARKER_RECORDED"),
         (EmptiedSaga, "5 MARKER_RECORDED"),
     ],
 )

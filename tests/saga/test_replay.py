@@ -57,7 +57,7 @@ async def test_story_without_the_workflow_cache(shop: None, temporal: Client, na
 
 @workflow.defn(name="PlaceOrderSaga")
 class ReorderedSaga(PlaceOrderSaga):
-    """The control: pays before it reserves, as no running saga expects."""
+    """The control: pays before anything else, as no running saga expects."""
 
     @workflow.init
     def __init__(self, saga: SagaInput) -> None:
@@ -65,8 +65,8 @@ class ReorderedSaga(PlaceOrderSaga):
 
     @workflow.run
     async def run(self, saga: SagaInput) -> str:
-        await self.step(create_order)
         await self.step(process_payment)
+        await self.step(create_order)
         await self.step(reserve_inventory)
         await self.step(complete_order)
         return COMPLETED

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,10 @@ from uuid import UUID
 from django.core.mail import EmailMultiAlternatives
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
-from temporalio import activity
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from notifications import services as notifications
 from notifications.models import EmailMessage
-from orders import trail, worker
+from orders import trail
 from payments.gateways.sandbox import SandboxGateway
 
 LOOK_EVERY = 0.02
@@ -132,18 +130,23 @@ def put_in(directory: Path) -> None:
     """Put the points into this process."""
     places = Places(directory)
 
-    class HoldingInbound(ActivityInboundInterceptor):
-        async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-            order_id = str(input.args[0]) if input.args else ""  # the audit is of no order
-            plan = places.read_plan(order_id)
-            if plan is None:
-                return await super().execute_activity(input)
-            attempt = Attempt(order_id, activity.info().activity_type, plan, places)
+    run_attempt = trail.run_attempt
+
+    async def run_with_points(
+        call: Callable[[], Awaitable[Any]], *, name: str, arguments: Sequence[Any], **more: Any
+    ) -> Any:
+        order_id = str(arguments[0]) if arguments else ""  # the audit is of no order
+        plan = places.read_plan(order_id)
+        if plan is None:
+            return await run_attempt(call, name=name, arguments=arguments, **more)
+        attempt = Attempt(order_id, name, plan, places)
+
+        async def call_with_points() -> Any:
             token = current.set(attempt)
             outcome = "cancelled"
             try:
                 await attempt.hold_task("begins")
-                answer = await super().execute_activity(input)
+                answer = await call()
                 outcome = f"answered {answer}"
             except Exception as error:
                 outcome = type(error).__name__
@@ -155,11 +158,9 @@ def put_in(directory: Path) -> None:
                 if attempt.was_held:
                     places.mark_ended(order_id, outcome)
 
-    class HoldingInterceptor(trail.TrailInterceptor):
-        def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-            return super().intercept_activity(HoldingInbound(next))
+        return await run_attempt(call_with_points, name=name, arguments=arguments, **more)
 
-    setattr(worker, "TrailInterceptor", HoldingInterceptor)  # noqa: B010
+    setattr(trail, "run_attempt", run_with_points)  # noqa: B010
     hold_commits()
     hold_requests()
 
