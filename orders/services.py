@@ -220,14 +220,14 @@ _CHECK = """
     WHERE "order".id = %s
     GROUP BY "order".id
 """
+# Answers with what a complete order leaves to be seen to; mostly nothing.
 _COMPLETE = """
-    UPDATE "orders_order" SET status = 'completed', completed_at = %s
-    WHERE id = %s AND status = 'created' AND cancel_requested_at IS NULL
-    RETURNING client_id
-"""
-# What a complete order leaves to be seen to; mostly nothing.
-_LOOK_BACK = """
-    SELECT
+    WITH completed AS (
+        UPDATE "orders_order" SET status = 'completed', completed_at = %(now)s
+        WHERE id = %(order_id)s AND status = 'created' AND cancel_requested_at IS NULL
+        RETURNING client_id
+    )
+    SELECT client_id,
         EXISTS (
             SELECT FROM orders_trailentry
             WHERE order_id = %(order_id)s AND kind = 'step' AND state = 'running'
@@ -240,6 +240,7 @@ _LOOK_BACK = """
             SELECT FROM notifications_emailmessage
             WHERE order_id = %(order_id)s AND kind = 'confirmation' AND state = 'sent'
         )
+    FROM completed
 """
 
 
@@ -278,7 +279,8 @@ def complete_order(*, order_id: UUID | str) -> None:
     Raises CancelRequested, or AlreadyUndone when the rollback has begun.
     """
     with connection.cursor() as cursor:
-        cursor.execute(_COMPLETE, [timezone.now(), order_id])
+        completing = {"order_id": order_id, "now": timezone.now(), "steps": list(STEPS)}
+        cursor.execute(_COMPLETE, completing)
         row = cursor.fetchone()
     if row is None:
         order = Order.objects.get(pk=order_id)
@@ -287,12 +289,9 @@ def complete_order(*, order_id: UUID | str) -> None:
         if order.status == OrderStatus.CREATED:
             raise CancelRequested("a cancel was requested before the order was complete")
         raise AlreadyUndone(f"the order is {order.status}")
-    [client_id] = row
+    client_id, is_running, is_flagged, is_told = row
     if client_id is not None:  # only a machine client can have asked to be told
         WebhookDelivery.objects.publish(order_id, WebhookEvent.COMPLETED)
-    with connection.cursor() as cursor:
-        cursor.execute(_LOOK_BACK, {"order_id": order_id, "steps": list(STEPS)})
-        is_running, is_flagged, is_told = cursor.fetchone()
     if is_running:
         close_running_steps(order_id)
     if is_flagged:
