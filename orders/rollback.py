@@ -12,12 +12,12 @@ from orders.models import (
     AttentionFlag,
     Order,
     OrderStatus,
-    StepKey,
     StepKind,
     StepState,
     TrailEntry,
     WebhookDelivery,
     WebhookEvent,
+    under_key,
 )
 from orders.services import close_running_steps, lapse_cancel_requests, list_sources
 
@@ -44,16 +44,17 @@ _LOOK_AROUND = """
             WHERE order_id = %(order_id)s AND state = 'awaiting_approval'
         )
 """
-# Every step has its tombstone by now, so none can begin after this.
-_CANCEL = """
-    WITH lost AS (
-        UPDATE orders_trailentry SET state = 'lost', finished_at = %(now)s
-        WHERE order_id = %(order_id)s AND kind = 'step' AND state = 'running'
+# With this tombstone every step has its own, so none can begin after this. A create_order that was waited for
+# has left no running row: it is not written ahead.
+_CANCEL = under_key("""
+    , lost AS (
+        UPDATE orders_trailentry AS entry SET state = 'lost', finished_at = %(undone_at)s
+        FROM key WHERE entry.order_id = key.order_id AND entry.kind = 'step' AND entry.state = 'running'
     )
-    UPDATE orders_order SET status = 'cancelled', rolled_back_at = %(now)s
-    WHERE id = %(order_id)s AND status = ANY(%(sources)s)
-    RETURNING client_id
-"""
+    UPDATE orders_order AS "order" SET status = 'cancelled', rolled_back_at = %(undone_at)s
+    FROM key WHERE "order".id = key.order_id AND "order".status = ANY(%(sources)s)
+    RETURNING "order".client_id
+""")
 # The flags that a rollback settles.
 _SETTLED = ["begin_rollback", *STEPS]
 
@@ -119,10 +120,9 @@ def cancel_order(*, order_id: UUID | str) -> StepState:
 
     Writes the tombstone of `create_order` under its key.
     """
-    StepKey.objects.lock_undo(order_id, "create_order")
+    key = {"order_id": order_id, "step": "create_order", "undone_at": timezone.now()}
     with connection.cursor() as cursor:
-        move = {"order_id": order_id, "now": timezone.now(), "sources": list_sources(OrderStatus.CANCELLED)}
-        cursor.execute(_CANCEL, move)
+        cursor.execute(_CANCEL, {**key, "sources": list_sources(OrderStatus.CANCELLED)})
         row = cursor.fetchone()
     if row is not None and row[0] is not None:  # only a machine client can have asked to be told
         WebhookDelivery.objects.publish(order_id, WebhookEvent.CANCELLED)

@@ -37,6 +37,7 @@ from orders.models import (
     TrailEntry,
     WebhookDelivery,
     WebhookEvent,
+    under_key,
 )
 from orders.refusals import AlreadyUndone, CancelRequested, OrderNotSellable, StateConflict
 
@@ -196,30 +197,28 @@ def list_sources(to: OrderStatus) -> list[str]:
 
 def move_order(order_id: UUID | str, to: OrderStatus, **changes: Any) -> bool:
     """Move the order by one conditional UPDATE along ALLOWED_MOVES. Returns whether it moved."""
-    sources = list_sources(to)
-    if not changes:
-        with connection.cursor() as cursor:
-            cursor.execute(_MOVE, [to.value, order_id, sources])
-            return bool(cursor.rowcount)
-    return bool(Order.objects.filter(pk=order_id, status__in=sources).update(status=to, **changes))
-
-
-_MOVE = 'UPDATE "orders_order" SET status = %s WHERE id = %s AND status = ANY(%s)'
+    order = Order.objects.filter(pk=order_id, status__in=list_sources(to))
+    return bool(order.update(status=to, **changes))
 
 
 # --- steps of the saga -----------------------------------------------------------------------------------
 
 
-# The order beside what its lines add up to, and the SKUs among them that are not on sale.
-_CHECK = """
-    SELECT "order".status, "order".total, COALESCE(sum(line.unit_price * line.quantity), 0),
+# Moves the order, and answers with it as it was, beside what its lines add up to and the SKUs among them that
+# are not on sale: whoever refuses it by that rolls the move back.
+_CREATE = under_key("""
+    , created AS (
+        UPDATE orders_order SET status = 'created' FROM key
+        WHERE orders_order.id = key.order_id AND status = ANY(%(sources)s)
+    )
+    SELECT key.undone_at, "order".status, "order".total, COALESCE(sum(line.unit_price * line.quantity), 0),
            array_agg(line.sku) FILTER (WHERE product.id IS NULL)
-    FROM orders_order AS "order"
+    FROM key
+    JOIN orders_order AS "order" ON "order".id = key.order_id
     LEFT JOIN orders_orderline AS line ON line.order_id = "order".id
     LEFT JOIN inventory_product AS product ON product.sku = line.sku AND product.is_active
-    WHERE "order".id = %s
-    GROUP BY "order".id
-"""
+    GROUP BY key.undone_at, "order".id
+""")
 # Answers with what a complete order leaves to be seen to; mostly nothing.
 _COMPLETE = """
     WITH completed AS (
@@ -252,22 +251,22 @@ def create_order(*, order_id: UUID | str) -> str | None:
     AlreadyUndone when the order has turned back: a worker that died has carried its rollback so far, and no
     history of it is left.
     """
+    key = {"order_id": order_id, "step": "create_order", "undone_at": None}
     with connection.cursor() as cursor:
-        cursor.execute(_CHECK, [order_id])
+        cursor.execute(_CREATE, {**key, "sources": list_sources(OrderStatus.CREATED)})
         row = cursor.fetchone()
     if row is None:
         raise Order.DoesNotExist(f"there is no order {order_id}")
-    status, total, sum_of_lines, missing = row
+    undone_at, status, total, sum_of_lines, missing = row
     if status in (OrderStatus.COMPLETED, OrderStatus.SHIPPED):
         return ALREADY_FINAL
     if status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
         raise AlreadyUndone(f"the order is {status}")
-    StepKey.objects.lock_step(order_id, "create_order")
+    StepKey.objects.refuse_undone("create_order", undone_at)
     if sum_of_lines != total:
         raise OrderNotSellable(f"the lines add up to {sum_of_lines}, the order says {total}")
     if missing:
         raise OrderNotSellable(f"not on sale: {', '.join(sorted(missing))}")
-    move_order(order_id, OrderStatus.CREATED)
     return None
 
 

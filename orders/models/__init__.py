@@ -22,6 +22,7 @@ from orders.models.trail import (
     StepKind,
     StepState,
     TrailEntry,
+    under_key,
 )
 from orders.models.webhooks import (
     DeliveryState,
@@ -72,4 +73,5 @@ __all__ = [
     "WebhookDelivery",
     "WebhookEndpoint",
     "WebhookEvent",
+    "under_key",
 ]

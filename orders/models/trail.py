@@ -53,12 +53,21 @@ FINISHED_STATES = (StepState.DONE, StepState.NOTHING_TO_UNDO, StepState.RESOLVED
 # for another holder gets the row as that one has left it. A tombstone that is there already stays.
 _LOCK = """
     INSERT INTO orders_stepkey AS key (order_id, step, undone_at)
-    VALUES (%s, %s, %s)
+    VALUES (%(order_id)s, %(step)s, %(undone_at)s)
     ON CONFLICT (order_id, step) DO UPDATE
         SET step = EXCLUDED.step, undone_at = COALESCE(key.undone_at, EXCLUDED.undone_at)
     RETURNING id, order_id, step, undone_at, resolved_at
 """
 _LOCKED = ["id", "order_id", "step", "undone_at", "resolved_at"]
+
+
+def under_key(rest: str) -> str:
+    """A statement that locks the key of %(step)s, as `lock` and `lock_undo` do, and goes on with it as `key`.
+
+    Only `key`, and rows that it updates or locks itself, are as the key's last holder has left them. All else
+    it sees as it was before it waited: what must not be done twice, a unique constraint has to stop.
+    """
+    return f"WITH key AS ({_LOCK}){rest}"
 
 
 class StepKeyManager(models.Manager["StepKey"]):
@@ -69,9 +78,14 @@ class StepKeyManager(models.Manager["StepKey"]):
     def lock_step(self, order_id: UUID | str, step: str) -> "StepKey":
         """Lock the key for the step itself. Raises AlreadyUndone once its undo has begun."""
         key = self.lock(order_id, step)
-        if key.undone_at is not None:
-            raise AlreadyUndone(f"{step} came too late: it was undone at {key.undone_at:%Y-%m-%d %H:%M:%S}")
+        self.refuse_undone(step, key.undone_at)
         return key
+
+    def refuse_undone(self, step: str, undone_at: datetime | None) -> None:
+        """Raise AlreadyUndone if the step, whose key the caller has locked, was undone. What the locking
+        statement has written is rolled back with it."""
+        if undone_at is not None:
+            raise AlreadyUndone(f"{step} came too late: it was undone at {undone_at:%Y-%m-%d %H:%M:%S}")
 
     def lock_undo(self, order_id: UUID | str, step: str) -> "StepKey":
         """Lock the key for the step's undo and write the tombstone."""
@@ -79,7 +93,7 @@ class StepKeyManager(models.Manager["StepKey"]):
 
     def _lock(self, order_id: UUID | str, step: str, *, undone_at: datetime | None) -> "StepKey":
         with connection.cursor() as cursor:
-            cursor.execute(_LOCK, [order_id, step, undone_at])
+            cursor.execute(_LOCK, {"order_id": order_id, "step": step, "undone_at": undone_at})
             return StepKey.from_db(self.db, _LOCKED, cursor.fetchone())
 
 

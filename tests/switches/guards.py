@@ -5,6 +5,7 @@ Each is taken away by a patch that keeps everything of the original but the guar
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any
 from unittest import mock
 from uuid import UUID, uuid4
@@ -16,7 +17,7 @@ from inventory.models import StockItem
 from inventory.services import WantedLine
 from orders import dispatch, idempotency, repairs
 from orders.idempotency import KeyedRequest
-from orders.models import Order, OrderLine, OutboxMessage, StepKey
+from orders.models import Order, OrderLine, OutboxMessage
 from orders.models.trail import StepKeyManager
 from payments import services as payments
 from payments.gateways.protocol import Charge
@@ -85,7 +86,9 @@ def build_patches(is_off: IsOff) -> Iterator[Any]:
     yield mock.patch.object(idempotency, "lock_key", lock_key(is_off, idempotency.lock_key))
     yield mock.patch.object(payments, "charge_key", vary_key(is_off, CHARGE_KEY, payments.charge_key))
     yield mock.patch.object(payments, "refund_key", vary_key(is_off, REFUND_KEY, payments.refund_key))
-    yield mock.patch.object(StepKeyManager, "lock_step", lock_step(is_off, StepKeyManager.lock_step))
+    yield mock.patch.object(
+        StepKeyManager, "refuse_undone", refuse_undone(is_off, StepKeyManager.refuse_undone)
+    )
     yield mock.patch.object(SandboxGateway, "close", close_key(is_off, SandboxGateway.close))
     yield mock.patch.object(repairs, "_check_stuck", check_stuck(is_off, repairs._check_stuck))
 
@@ -140,13 +143,14 @@ def vary_key(is_off: IsOff, guard: str, original: Callable[[UUID | str], str]) -
     return lambda order_id: original(order_id) + (f":{uuid4()}" if is_off(guard) else "")
 
 
-def lock_step(is_off: IsOff, original: Callable[..., StepKey]) -> Callable[..., StepKey]:
+def refuse_undone(is_off: IsOff, original: Callable[..., None]) -> Callable[..., None]:
     """Off: a step does not look whether it was undone."""
 
-    def lock(self: StepKeyManager, order_id: UUID | str, step: str) -> StepKey:
-        return self.lock(order_id, step) if is_off(TOMBSTONE) else original(self, order_id, step)
+    def refuse(self: StepKeyManager, step: str, undone_at: datetime | None) -> None:
+        if not is_off(TOMBSTONE):
+            original(self, step, undone_at)
 
-    return lock
+    return refuse
 
 
 def close_key(is_off: IsOff, original: Callable[..., Any]) -> Callable[..., Any]:
