@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connection, models, transaction
 from django.db.models import F
 
 from inventory.models import Hold, HoldState, MovementKind, Product, StockItem, StockMovement
-from orders.models import StepKey, StepState
+from orders.models import StepKey, StepState, under_key
 from orders.refusals import OutOfStock, StateConflict
 
+STEP = "reserve_inventory"
 # What a count in the database can hold.
 MAX_ON_HAND = 2_147_483_647
 
@@ -50,43 +51,58 @@ class WantedLine(NamedTuple):
     product_id: int | None
 
 
-_LIST_WANTED = """
-    SELECT line.sku, line.quantity, product.id
-    FROM orders_orderline AS line
+# May miss holds that another attempt has written while this one waited for the key: _TAKE_STOCK meets them.
+_LIST_WANTED = under_key("""
+    SELECT key.undone_at, line.sku, line.quantity, product.id
+    FROM key
+    LEFT JOIN orders_orderline AS line ON line.order_id = key.order_id
+      AND NOT EXISTS (SELECT FROM inventory_hold AS hold WHERE hold.order_id = key.order_id)
     LEFT JOIN inventory_product AS product ON product.sku = line.sku
-    WHERE line.order_id = %s
-      AND NOT EXISTS (SELECT FROM inventory_hold AS hold WHERE hold.order_id = line.order_id)
     ORDER BY line.sku
-"""
+""")
+# The line's hold, and with a new one its units and the movement. Answers whether all is well: the units are
+# taken, or the hold was there.
 _TAKE_STOCK = """
-    UPDATE inventory_stockitem SET reserved = reserved + %(quantity)s
-    WHERE product_id = %(product_id)s AND available >= %(quantity)s
-"""
-_HOLD = """
     WITH held AS (
         INSERT INTO inventory_hold (order_id, product_id, quantity, state)
-        SELECT %s::uuid, line.product_id, line.quantity, 'held'
-        FROM unnest(%s::bigint[], %s::integer[]) AS line (product_id, quantity)
+        VALUES (%(order_id)s, %(product_id)s, %(quantity)s, 'held')
+        ON CONFLICT (order_id, product_id) DO NOTHING
         RETURNING order_id, product_id, quantity
+    ), taken AS (
+        UPDATE inventory_stockitem AS stock SET reserved = stock.reserved + held.quantity
+        FROM held
+        WHERE stock.product_id = held.product_id AND stock.available >= held.quantity
+        RETURNING held.order_id, held.product_id, held.quantity
+    ), moved AS (
+        INSERT INTO inventory_stockmovement
+            (order_id, product_id, kind, on_hand_change, reserved_change, note)
+        SELECT order_id, product_id, 'reserved', 0, quantity, '' FROM taken
     )
-    INSERT INTO inventory_stockmovement (order_id, product_id, kind, on_hand_change, reserved_change, note)
-    SELECT order_id, product_id, 'reserved', 0, quantity, '' FROM held
+    SELECT EXISTS (SELECT FROM taken) OR NOT EXISTS (SELECT FROM held)
 """
 
-_LIST_HOLDS = """
-    SELECT hold.id, hold.product_id, hold.quantity, hold.state
-    FROM inventory_hold AS hold JOIN inventory_product AS product ON product.id = hold.product_id
-    WHERE hold.order_id = %s
-    ORDER BY product.sku
-"""
-_GIVE_BACK = "UPDATE inventory_stockitem SET reserved = reserved - %s WHERE product_id = %s"
-_CLOSE_HOLDS = """
-    WITH closed AS (
-        UPDATE inventory_hold SET state = %(state)s::text WHERE id = ANY(%(holds)s::bigint[])
+# Locks the stock rows in SKU order, then takes the units out of them, closes the holds and writes the
+# movements. Answers whether the order has holds, in whatever state.
+_GIVE_BACK = """
+    WITH held AS (
+        SELECT hold.id, hold.product_id, hold.quantity
+        FROM inventory_hold AS hold
+        JOIN inventory_product AS product ON product.id = hold.product_id
+        JOIN inventory_stockitem AS stock ON stock.product_id = hold.product_id
+        WHERE hold.order_id = %(order_id)s AND hold.state = 'held'
+        ORDER BY product.sku
+        FOR NO KEY UPDATE OF stock
+    ), given_back AS (
+        UPDATE inventory_stockitem AS stock SET reserved = stock.reserved - held.quantity
+        FROM held WHERE stock.product_id = held.product_id
+    ), closed AS (
+        UPDATE inventory_hold AS hold SET state = %(state)s FROM held WHERE hold.id = held.id
+    ), moved AS (
+        INSERT INTO inventory_stockmovement
+            (order_id, product_id, kind, on_hand_change, reserved_change, note)
+        SELECT %(order_id)s, product_id, %(kind)s, 0, -quantity, '' FROM held
     )
-    INSERT INTO inventory_stockmovement (order_id, product_id, kind, on_hand_change, reserved_change, note)
-    SELECT %(order_id)s::uuid, line.product_id, %(kind)s::text, 0, -line.quantity, ''
-    FROM unnest(%(products)s::bigint[], %(quantities)s::integer[]) AS line (product_id, quantity)
+    SELECT EXISTS (SELECT FROM inventory_hold WHERE order_id = %(order_id)s)
 """
 
 
@@ -97,31 +113,33 @@ def reserve_inventory(*, order_id: UUID | str) -> None:
     Locks the step key, then one stock row per SKU in SKU order, so that two orders never wait for each
     other in a circle. Raises OutOfStock naming the line, AlreadyUndone after the release.
     """
-    StepKey.objects.lock_step(order_id, "reserve_inventory")
-    lines = list_wanted(order_id)
-    for line in lines:
-        if not take_stock(line):
+    for line in list_wanted(order_id):
+        if not take_stock(order_id, line):
             stock = StockItem.objects.filter(product__sku=line.sku)
             available = stock.values_list("available", flat=True).first()
             raise OutOfStock(f"{line.sku}: {line.quantity} ordered, {available or 0} available")
-    with connection.cursor() as cursor:
-        products, quantities = [line.product_id for line in lines], [line.quantity for line in lines]
-        cursor.execute(_HOLD, [order_id, products, quantities])
 
 
 def list_wanted(order_id: UUID | str) -> list[WantedLine]:
-    """The order's lines by SKU; none when it has holds, in whatever state."""
+    """The order's lines by SKU; none when it has holds, in whatever state. Locks the step key, and raises
+    AlreadyUndone after the release."""
     with connection.cursor() as cursor:
-        cursor.execute(_LIST_WANTED, [order_id])
-        return [WantedLine(*row) for row in cursor.fetchall()]
+        cursor.execute(_LIST_WANTED, {"order_id": order_id, "step": STEP, "undone_at": None})
+        rows = cursor.fetchall()
+    StepKey.objects.refuse_undone(STEP, rows[0][0])
+    return [WantedLine(*line) for _, *line in rows if line[0] is not None]
 
 
-def take_stock(line: WantedLine) -> bool:
-    """Take the line's units from what is available, by one conditional UPDATE. Returns whether there were
-    enough. Locks the stock row."""
+def take_stock(order_id: UUID | str, line: WantedLine) -> bool:
+    """Hold the line: take its units from what is available, by one conditional UPDATE. Returns whether there
+    were enough. A line that is held already stays as it is. Locks the stock row."""
+    if line.product_id is None:
+        return False
+    values = {"order_id": order_id, "product_id": line.product_id, "quantity": line.quantity}
     with connection.cursor() as cursor:
-        cursor.execute(_TAKE_STOCK, {"quantity": line.quantity, "product_id": line.product_id})
-        return bool(cursor.rowcount)
+        cursor.execute(_TAKE_STOCK, values)
+        is_held: bool = cursor.fetchone()[0]
+    return is_held
 
 
 @transaction.atomic(savepoint=False)
@@ -130,7 +148,7 @@ def release_inventory(*, order_id: UUID | str) -> StepState:
 
     Writes the tombstone of `reserve_inventory` under its key, then locks stock rows in SKU order.
     """
-    key = StepKey.objects.lock_undo(order_id, "reserve_inventory")
+    key = StepKey.objects.lock_undo(order_id, STEP)
     if key.resolved_at is not None:
         return StepState.RESOLVED
     return _give_back(order_id=order_id, kind=MovementKind.RELEASED, state=HoldState.RELEASED)
@@ -146,20 +164,11 @@ def settle_holds_by_hand(*, order_id: UUID | str) -> None:
 
 
 def _give_back(*, order_id: UUID | str, kind: MovementKind, state: HoldState) -> StepState:
+    """The caller holds the step key: what this reads, its last holder has committed."""
     with connection.cursor() as cursor:
-        cursor.execute(_LIST_HOLDS, [order_id])
-        holds = cursor.fetchall()
-        if not holds:
-            return StepState.NOTHING_TO_UNDO
-        held = [hold[:3] for hold in holds if hold[3] == HoldState.HELD]
-        for _, product_id, quantity in held:
-            cursor.execute(_GIVE_BACK, [quantity, product_id])
-        if held:
-            ids, products, quantities = (list(column) for column in zip(*held, strict=True))
-            closing: dict[str, Any] = {"order_id": order_id, "kind": kind.value, "state": state.value}
-            lines = {"holds": ids, "products": products, "quantities": quantities}
-            cursor.execute(_CLOSE_HOLDS, {**closing, **lines})
-    return StepState.DONE
+        cursor.execute(_GIVE_BACK, {"order_id": order_id, "kind": kind.value, "state": state.value})
+        has_holds: bool = cursor.fetchone()[0]
+    return StepState.DONE if has_holds else StepState.NOTHING_TO_UNDO
 
 
 @transaction.atomic

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from django.db.models import F
 
 from inventory import services as inventory
-from inventory.models import StockItem
+from inventory.models import Hold, StockItem, StockMovement
 from inventory.services import WantedLine
 from orders import dispatch, idempotency, repairs
 from orders.idempotency import KeyedRequest
@@ -93,16 +93,22 @@ def build_patches(is_off: IsOff) -> Iterator[Any]:
     yield mock.patch.object(repairs, "_check_stuck", check_stuck(is_off, repairs._check_stuck))
 
 
-def take_stock(is_off: IsOff, original: Callable[[WantedLine], bool]) -> Callable[[WantedLine], bool]:
+def take_stock(
+    is_off: IsOff, original: Callable[[UUID | str, WantedLine], bool]
+) -> Callable[[UUID | str, WantedLine], bool]:
     """Off: look whether there is enough, then take it, in two statements instead of one."""
 
-    def take(line: WantedLine) -> bool:
+    def take(order_id: UUID | str, line: WantedLine) -> bool:
         if not is_off(CONDITIONAL_UPDATE):
-            return original(line)
+            return original(order_id, line)
         item = StockItem.objects.filter(product=line.product_id)
         if not item.filter(available__gte=line.quantity).exists():
             return False
-        return bool(item.update(reserved=F("reserved") + line.quantity))
+        item.update(reserved=F("reserved") + line.quantity)
+        of_line = {"order_id": order_id, "product_id": line.product_id}
+        Hold.objects.create(**of_line, quantity=line.quantity)
+        StockMovement.objects.create(**of_line, kind="reserved", reserved_change=line.quantity)
+        return True
 
     return take
 
