@@ -1,18 +1,21 @@
 """All writes to payments. The row comes first, then the call to the gateway, then the result."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from orders.models import AttentionFlag, Order, OrderStatus, StepKey, StepState
+from orders.models import AttentionFlag, Order, OrderStatus, StepKey, StepState, under_key
 from orders.refusals import AlreadyUndone, CancelRequested, StateConflict
 from payments.gateways.protocol import Charge, Refund
 from payments.models import EventKind, Payment, PaymentEvent, PaymentState
 
+STEP = "process_payment"
 LATE_CHARGE = "late_charge"
 REFUNDED_TWICE = "refunded_twice"
 REFUND_UNCHECKED = "refund_unchecked"
@@ -48,35 +51,45 @@ class ChargeRequest:
     token: str
 
 
+class RecordedCharge(NamedTuple):
+    """What _RECORD_CHARGED answers: the step's key, and whether the charge was not known before."""
+
+    undone_at: datetime | None
+    resolved_at: datetime | None
+    is_new: bool
+
+
 # The row as it is once its lock is held, and the payment unless a cancel or the rollback came first, or there
 # is one already.
-_START_CHARGE = """
-    WITH "order" AS (
-        SELECT id, status, total, currency, payment_token, cancel_requested_at FROM orders_order WHERE id = %s
-        FOR NO KEY UPDATE
+_START_CHARGE = under_key("""
+    , "order" AS (
+        SELECT key.undone_at, locked.id, status, total, currency, payment_token, cancel_requested_at
+        FROM key JOIN orders_order AS locked ON locked.id = key.order_id
+        FOR NO KEY UPDATE OF locked
     ), payment AS (
         INSERT INTO payments_payment (order_id, state, amount, currency, token, charge_id)
         SELECT id, 'started', total, currency, payment_token, '' FROM "order"
         WHERE cancel_requested_at IS NULL AND status NOT IN ('cancelling', 'cancelled')
         ON CONFLICT (order_id) DO NOTHING
     )
-    SELECT status, total, currency, payment_token, cancel_requested_at FROM "order"
-"""
+    SELECT undone_at, status, total, currency, payment_token, cancel_requested_at FROM "order"
+""")
 # The event of an order's payment, unless there is one already, and with it the payment's new state. Answers
-# whether it is new, for an order that has a payment.
-_RECORD_CHARGED = """
-    WITH event AS (
+# with the step's key and whether the event is new, for an order that has a payment.
+_RECORD_CHARGED = under_key("""
+    , event AS (
         INSERT INTO payments_paymentevent (payment_id, kind, amount, reference, note)
-        SELECT id, 'charged', %(amount)s, %(charge_id)s::text, ''
-        FROM payments_payment WHERE order_id = %(order_id)s
+        SELECT payment.id, 'charged', %(amount)s, %(charge_id)s::text, ''
+        FROM key JOIN payments_payment AS payment ON payment.order_id = key.order_id
         ON CONFLICT (payment_id, kind) DO NOTHING
         RETURNING payment_id
     ), charged AS (
         UPDATE payments_payment AS payment SET state = 'charged', charge_id = %(charge_id)s::text
         FROM event WHERE payment.id = event.payment_id
     )
-    SELECT EXISTS (SELECT FROM event) FROM payments_payment WHERE order_id = %(order_id)s
-"""
+    SELECT key.undone_at, key.resolved_at, EXISTS (SELECT FROM event)
+    FROM key JOIN payments_payment AS payment ON payment.order_id = key.order_id
+""")
 # The event `declined` or `closed`, which is also what a payment becomes that has only been started.
 _RECORD_UNCHARGED = """
     WITH event AS (
@@ -115,13 +128,13 @@ def start_charge(*, order_id: UUID | str) -> ChargeRequest:
     Locks the step key, then the order's row: a cancel sees either the payment or an order that is never
     charged. Raises AlreadyUndone after the rollback has begun, CancelRequested after somebody has cancelled.
     """
-    StepKey.objects.lock_step(order_id, "process_payment")
     with connection.cursor() as cursor:
-        cursor.execute(_START_CHARGE, [order_id])
+        cursor.execute(_START_CHARGE, {"order_id": order_id, "step": STEP, "undone_at": None})
         row = cursor.fetchone()
     if row is None:
         raise Order.DoesNotExist(f"there is no order {order_id}")
-    status, total, currency, token, cancel_requested_at = row
+    undone_at, status, total, currency, token, cancel_requested_at = row
+    StepKey.objects.refuse_undone(STEP, undone_at)
     if status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
         raise AlreadyUndone(f"the order is {status}")
     if cancel_requested_at is not None:
@@ -138,9 +151,8 @@ def record_charge(*, order_id: UUID | str, charge: Charge) -> None:
     A charge that reports back after its tombstone is recorded all the same and flagged; the refund,
     which asks the gateway and not us, clears the flag.
     """
-    key = StepKey.objects.lock(order_id, "process_payment")
-    is_new = _record_charged(order_id, charge)
-    if is_new and key.undone_at is not None:
+    recorded = _record_charged(order_id, charge)
+    if recorded.is_new and recorded.undone_at is not None:
         payment = Payment.objects.get(order_id=order_id)
         AttentionFlag.objects.raise_flag(
             order_id,
@@ -149,19 +161,19 @@ def record_charge(*, order_id: UUID | str, charge: Charge) -> None:
         )
 
 
-def _record_charged(order_id: UUID | str, charge: Charge) -> bool:
-    """Append the `charged` event unless it is there. Returns whether it is new.
+def _record_charged(order_id: UUID | str, charge: Charge) -> RecordedCharge:
+    """Append the `charged` event unless it is there. Locks the step key.
 
-    The caller holds the step key. Raises Payment.DoesNotExist for a charge that we never asked for.
+    Raises Payment.DoesNotExist for a charge that we never asked for.
     """
-    values = {"order_id": order_id, "amount": from_minor(charge.amount_minor), "charge_id": charge.id}
+    values: dict[str, Any] = {"order_id": order_id, "step": STEP, "undone_at": None}
+    values |= {"amount": from_minor(charge.amount_minor), "charge_id": charge.id}
     with connection.cursor() as cursor:
         cursor.execute(_RECORD_CHARGED, values)
         row = cursor.fetchone()
     if row is None:
         raise Payment.DoesNotExist(f"order {order_id} has no payment")
-    is_new: bool = row[0]
-    return is_new
+    return RecordedCharge(*row)
 
 
 @transaction.atomic(savepoint=False)
@@ -183,7 +195,7 @@ def _record_uncharged(order_id: UUID | str, kind: EventKind, *, reference: str =
 def start_refund(*, order_id: UUID | str) -> StepState:
     """Write the tombstone of `process_payment` under its key. Returns RUNNING, or RESOLVED when a person
     has settled the refund outside and there is nothing left to do."""
-    key = StepKey.objects.lock_undo(order_id, "process_payment")
+    key = StepKey.objects.lock_undo(order_id, STEP)
     return StepState.RUNNING if key.resolved_at is None else StepState.RESOLVED
 
 
@@ -194,7 +206,6 @@ def record_found_charge(*, order_id: UUID | str, charge: Charge) -> None:
     Its own answer may have been lost; without this a refusal of the refund would leave a charge that our
     books do not know and nobody could settle.
     """
-    StepKey.objects.lock(order_id, "process_payment")
     _record_charged(order_id, charge)
 
 
@@ -211,19 +222,18 @@ def record_refund(*, order_id: UUID | str, charge: Charge, refund: Refund) -> St
 
     A refund that succeeds although a person has settled it outside is recorded and flagged.
     """
-    key = StepKey.objects.lock(order_id, "process_payment")
-    _record_charged(order_id, charge)
+    is_settled = _record_charged(order_id, charge).resolved_at is not None
     values = {
         "order_id": order_id,
         "amount": -from_minor(refund.amount_minor),
         "refund_id": refund.id,
-        "is_settled": key.resolved_at is not None,
+        "is_settled": is_settled,
         "late_charge": LATE_CHARGE,
     }
     with connection.cursor() as cursor:
         cursor.execute(_RECORD_REFUNDED, values)
         is_new, currency, is_late = cursor.fetchone()
-    if is_new and key.resolved_at is not None:
+    if is_new and is_settled:
         AttentionFlag.objects.raise_flag(
             order_id,
             REFUNDED_TWICE,
