@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from decimal import Decimal
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from django.utils import timezone
 
 from notifications.models import EmailKind, EmailMessage, EmailState
 from orders.links import find_order_url
-from orders.models import AttentionFlag, Order, OrderLine, StepKey
+from orders.models import AttentionFlag, Order, OrderLine, StepKey, under_key
 
 STEP = "send_confirmation_email"
 LATE_CONFIRMATION = "late_confirmation"
@@ -33,54 +32,69 @@ class PreparedEmail:
 @transaction.atomic(savepoint=False)
 def prepare_confirmation(*, order_id: UUID | str) -> PreparedEmail:
     """Store the confirmation mail. Locks the step key. Raises AlreadyUndone once it is undone."""
-    StepKey.objects.lock_step(order_id, STEP)
-    return _store(order_id, EmailKind.CONFIRMATION)
+    return _store(order_id, EmailKind.CONFIRMATION, undone_at=None)
 
 
 @transaction.atomic(savepoint=False)
 def prepare_cancellation(*, order_id: UUID | str) -> PreparedEmail:
     """Write the tombstone of the confirmation and store the cancellation mail. Locks the step key."""
-    StepKey.objects.lock_undo(order_id, STEP)
-    return _store(order_id, EmailKind.CANCELLATION)
+    return _store(order_id, EmailKind.CANCELLATION, undone_at=timezone.now())
 
 
-# What is told of an order, line by line; nothing when its mail is stored already.
-_READ_UNTOLD = """
-    SELECT "order".number, "order".customer_email, "order".currency, "order".total,
+# What is told of an order, line by line: its amounts never change, and no refund is recorded under this key.
+# What the customer gets back is read by the ledger's tables: this app does not know the payments app.
+_READ_UNTOLD = under_key("""
+    SELECT key.undone_at, EXISTS (
+               SELECT FROM notifications_emailmessage
+               WHERE order_id = key.order_id AND kind = %(kind)s AND copy = 0
+           ), (
+               SELECT -COALESCE(sum(event.amount), 0)
+               FROM payments_payment AS payment
+               JOIN payments_paymentevent AS event ON event.payment_id = payment.id
+               WHERE payment.order_id = key.order_id AND event.kind IN ('refunded', 'settled_outside')
+           ),
+           "order".number, "order".customer_email, "order".currency, "order".total,
            line.sku, line.name, line.unit_price, line.quantity
-    FROM orders_order AS "order" JOIN orders_orderline AS line ON line.order_id = "order".id
-    WHERE "order".id = %(order_id)s AND NOT EXISTS (
-        SELECT FROM notifications_emailmessage
-        WHERE order_id = %(order_id)s AND kind = %(kind)s AND copy = 0
-    )
+    FROM key
+    JOIN orders_order AS "order" ON "order".id = key.order_id
+    JOIN orders_orderline AS line ON line.order_id = key.order_id
     ORDER BY line.sku
-"""
+""")
 _STORE = """
     INSERT INTO notifications_emailmessage
         (order_id, kind, copy, state, message_id, recipient, subject, text, html)
     VALUES (%s, %s, 0, 'pending', %s, %s, %s, %s, %s)
+    ON CONFLICT DO NOTHING
     RETURNING id, created_at
 """
 
 
-def _store(order_id: UUID | str, kind: EmailKind) -> PreparedEmail:
-    """The order's mail of this kind, written if it is missing. The caller holds the step key."""
+def _store(order_id: UUID | str, kind: EmailKind, *, undone_at: datetime | None) -> PreparedEmail:
+    """The order's mail of this kind, written if it is missing. Locks the step key, with this tombstone.
+
+    Raises AlreadyUndone for a confirmation that is undone.
+    """
+    key = {"order_id": order_id, "step": STEP, "undone_at": undone_at}
     with connection.cursor() as cursor:
-        cursor.execute(_READ_UNTOLD, {"order_id": order_id, "kind": kind.value})
+        cursor.execute(_READ_UNTOLD, {**key, "kind": kind.value})
         rows = cursor.fetchall()
-        if not rows:
-            email = EmailMessage.objects.get(order_id=order_id, kind=kind, copy=0)
-            return PreparedEmail(email=email, is_due=email.state == EmailState.PENDING)
-        email = _write(order_id, kind, rows)
-        stored = [email.message_id, email.recipient, email.subject, email.text, email.html]
-        cursor.execute(_STORE, [order_id, kind.value, *stored])
-        email.pk, email.created_at = cursor.fetchone()
-    return PreparedEmail(email=email, is_due=True)
+        if rows and kind == EmailKind.CONFIRMATION:
+            StepKey.objects.refuse_undone(STEP, rows[0][0])
+        if rows and not rows[0][1]:
+            email = _write(order_id, kind, rows)
+            stored = [email.message_id, email.recipient, email.subject, email.text, email.html]
+            cursor.execute(_STORE, [order_id, kind.value, *stored])
+            # Nothing is written beside the mail of an attempt that was waited for.
+            if row := cursor.fetchone():
+                email.pk, email.created_at = row
+                return PreparedEmail(email=email, is_due=True)
+    email = EmailMessage.objects.get(order_id=order_id, kind=kind, copy=0)
+    return PreparedEmail(email=email, is_due=email.state == EmailState.PENDING)
 
 
 def _write(order_id: UUID | str, kind: EmailKind, rows: Sequence[tuple[Any, ...]]) -> EmailMessage:
     """The mail that tells of these rows of _READ_UNTOLD, not stored yet."""
-    number, recipient, currency, total, *_ = rows[0]
+    _, _, refunded, number, recipient, currency, total, *_ = rows[0]
     context = {
         "order": Order(number=number, currency=currency, total=total),
         "lines": [
@@ -88,7 +102,7 @@ def _write(order_id: UUID | str, kind: EmailKind, rows: Sequence[tuple[Any, ...]
             for *_, sku, name, price, quantity in rows
         ],
         "shop_name": settings.SHOP_NAME,
-        "refunded": _get_refunded(order_id) if kind == EmailKind.CANCELLATION else Decimal(0),
+        "refunded": refunded,
         "order_url": find_order_url(order_id),
     }
     return EmailMessage(
@@ -101,22 +115,6 @@ def _write(order_id: UUID | str, kind: EmailKind, rows: Sequence[tuple[Any, ...]
         text=render_to_string(f"emails/{kind}.txt", context),
         html=render_to_string(f"emails/{kind}.html", context),
     )
-
-
-# By the ledger's table: this app does not know the payments app.
-_SUM_REFUNDED = """
-    SELECT -COALESCE(sum(event.amount), 0)
-    FROM payments_payment AS payment JOIN payments_paymentevent AS event ON event.payment_id = payment.id
-    WHERE payment.order_id = %s AND event.kind IN ('refunded', 'settled_outside')
-"""
-
-
-def _get_refunded(order_id: UUID | str) -> Decimal:
-    """What the customer gets back."""
-    with connection.cursor() as cursor:
-        cursor.execute(_SUM_REFUNDED, [order_id])
-        refunded: Decimal = cursor.fetchone()[0]
-    return refunded
 
 
 def build_message(email: EmailMessage) -> EmailMultiAlternatives:
@@ -164,8 +162,8 @@ def record_sent(*, email_id: int) -> None:
 
 @transaction.atomic
 def settle_cancellation_by_hand(*, order_id: UUID | str) -> None:
-    """Book the cancellation mail as delivered some other way. The caller holds the step key."""
-    prepared = _store(order_id, EmailKind.CANCELLATION)
+    """Book the cancellation mail as delivered some other way. Locks the step key."""
+    prepared = _store(order_id, EmailKind.CANCELLATION, undone_at=None)
     EmailMessage.objects.filter(pk=prepared.email.pk, state=EmailState.PENDING).update(
         state=EmailState.SETTLED_BY_HAND
     )
