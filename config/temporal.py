@@ -52,8 +52,8 @@ async def run_in_db(work: Callable[..., T], /, *, last: bool = True, **arguments
 
     Inside an activity the trail is flushed in the same transaction: with `last=False` the attempt is
     written ahead as running, with `last=True` its outcome is written, so that effect and trail commit
-    together or not at all. Raises DatabaseBusy when no thread is free within WORKER_DB_WAIT seconds,
-    and whatever `work` raises.
+    together or not at all. A refusal that `work` returns is such an outcome, too; the caller then raises it.
+    Raises DatabaseBusy when no thread is free within WORKER_DB_WAIT seconds, and whatever `work` raises.
     """
 
     def transact() -> T:

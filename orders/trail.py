@@ -50,6 +50,8 @@ class StepAttempt:
     started_at: datetime = field(default_factory=timezone.now)
     started: float = field(default_factory=time.monotonic)
     entry_id: int | None = None
+    # The refusal that is written down already, with what the step has recorded of it.
+    written: Refusal | None = None
 
     @property
     def kind(self) -> StepKind:
@@ -60,8 +62,15 @@ class StepAttempt:
         return round((time.monotonic() - self.started) * 1000)
 
     def flush(self, result: object, *, last: bool) -> None:
-        """Write this attempt's row inside the transaction of its effect (config.temporal.run_in_db)."""
-        if last:
+        """Write this attempt's row inside the transaction of its effect (config.temporal.run_in_db).
+
+        A refusal is an outcome, too, where it is the answer and not raised.
+        """
+        if last and isinstance(result, Refusal):
+            error_type, message = describe_error(result)
+            self.write_failure(error_type=error_type, message=message, final=True, retry_at=None)
+            self.written = result
+        elif last:
             self.write_outcome(result)
         elif self.entry_id is None:
             self.write_ahead()
@@ -125,9 +134,9 @@ class StepAttempt:
             self.build_entry(**outcome).save()
 
     def write_failure(self, *, error_type: str, message: str, final: bool, retry_at: datetime | None) -> None:
-        """Write the attempt as failed, in a transaction of its own. Flags the order for a person when an
-        undo was refused for good. An attempt that another has overtaken changes nothing. `retry_at` is when
-        Temporal tries again, None when it will not by itself."""
+        """Write the attempt as failed. Flags the order for a person when an undo was refused for good. An
+        attempt that another has overtaken changes nothing. `retry_at` is when Temporal tries again, None when
+        it will not by itself."""
         outcome: dict[str, Any] = {
             "finished_at": timezone.now(),
             "ms": self.ms,
@@ -224,6 +233,13 @@ def flag_repeated(*, order_id: str, activity: str, number: int) -> None:
     )
 
 
+def describe_error(error: Exception) -> tuple[str, str]:
+    """The type and the message that the trail shows."""
+    error_type = error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
+    message = error.message if isinstance(error, ApplicationError) else str(error)
+    return error_type, message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL
+
+
 def count_attempts(info: activity.Info) -> int:
     """Which attempt this is, the quick one included: Temporal counts anew from the first it schedules."""
     return info.attempt + (info.activity_type in QUICK and not info.is_local)
@@ -318,12 +334,10 @@ async def run_attempt(
 async def record_failure(attempt: StepAttempt | None, name: str, error: Exception) -> None:
     """Write the failure down. If that fails too, its error fails the attempt, which is retried."""
     final = isinstance(error, Refusal)
-    error_type = error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
-    message = error.message if isinstance(error, ApplicationError) else str(error)
-    message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL
+    error_type, message = describe_error(error)
     if not final:
         logger.warning("%s failed: %s: %s", name, error_type, message)
-    if attempt is not None:
+    if attempt is not None and attempt.written is not error:
         await run_in_db(
             attempt.write_failure,
             error_type=error_type,

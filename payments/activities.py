@@ -54,10 +54,10 @@ async def process_payment(order_id: str) -> None:
                 token=request.token,
             )
     except protocol.PaymentDeclined as declined:
-        await run_in_db(
-            services.record_decline, order_id=order_id, code=declined.code, message=str(declined), last=False
+        refusal = await run_in_db(
+            services.record_decline, order_id=order_id, code=declined.code, message=str(declined)
         )
-        raise PaymentRefused(str(declined)) from declined
+        raise refusal from declined
     except protocol.GatewayMisuse as misuse:
         # The gateway will never take this charge as it is; the rollback's `close` makes sure of it.
         raise PaymentRefused(str(misuse)) from misuse

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from django.db.models import Sum
 
 from orders.models import AttentionFlag, Order, OrderStatus, StepKey, StepState, under_key
-from orders.refusals import AlreadyUndone, CancelRequested, StateConflict
+from orders.refusals import AlreadyUndone, CancelRequested, PaymentRefused, StateConflict
 from payments.gateways.protocol import Charge, Refund
 from payments.models import EventKind, Payment, PaymentEvent, PaymentState
 
@@ -177,10 +177,14 @@ def _record_charged(order_id: UUID | str, charge: Charge) -> RecordedCharge:
 
 
 @transaction.atomic(savepoint=False)
-def record_decline(*, order_id: UUID | str, code: str, message: str) -> None:
-    """Record that the gateway declined the charge. Repeating it changes nothing."""
+def record_decline(*, order_id: UUID | str, code: str, message: str) -> PaymentRefused:
+    """Record that the gateway declined the charge. Repeating it changes nothing.
+
+    Returns the refusal for the caller to raise: raised here, it would roll back what is recorded.
+    """
     if not _record_uncharged(order_id, EventKind.DECLINED, reference=code, note=message):
         Payment.objects.get(order_id=order_id)  # raises for a charge that we never asked for
+    return PaymentRefused(message)
 
 
 def _record_uncharged(order_id: UUID | str, kind: EventKind, *, reference: str = "", note: str = "") -> bool:

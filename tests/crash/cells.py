@@ -148,6 +148,8 @@ STEPS = [
         ["begins", "commit 1 before", "request charge before"],
         ["request charge after", "commit 2 before", "commit 2 after"],
     ),
+    *list_killed("process_payment", DECLINED, ["commit 2 before"], ["commit 2 after"]),
+    Cell("process_payment", LOST, "commit 2 lost", DECLINED, TURNED_BACK),
     Cell("process_payment", LOST, "", FORWARD, COMPLETE, token="tok_answer_lost_x1"),
     Cell("process_payment", LOST, "commit 2 lost", FORWARD, COMPLETE),
     Cell("process_payment", LATE, "begins", FORWARD, replace(NOT_CHARGED, events=())),
