@@ -51,14 +51,17 @@ class WantedLine(NamedTuple):
     product_id: int | None
 
 
-# May miss holds that another attempt has written while this one waited for the key: _TAKE_STOCK meets them.
+# Locks the order, too: it cannot turn back without seeing the key. May miss holds that another attempt has
+# written while this one waited for the key: _TAKE_STOCK meets them.
 _LIST_WANTED = under_key("""
-    SELECT key.undone_at, line.sku, line.quantity, product.id
+    SELECT key.undone_at, "order".status, line.sku, line.quantity, product.id
     FROM key
+    JOIN orders_order AS "order" ON "order".id = key.order_id
     LEFT JOIN orders_orderline AS line ON line.order_id = key.order_id
       AND NOT EXISTS (SELECT FROM inventory_hold AS hold WHERE hold.order_id = key.order_id)
     LEFT JOIN inventory_product AS product ON product.sku = line.sku
     ORDER BY line.sku
+    FOR NO KEY UPDATE OF "order"
 """)
 # The line's hold, and with a new one its units and the movement. Answers whether all is well: the units are
 # taken, or the hold was there.
@@ -110,8 +113,9 @@ _GIVE_BACK = """
 def reserve_inventory(*, order_id: UUID | str) -> None:
     """Hold every line of the order, or none. Repeating it changes nothing.
 
-    Locks the step key, then one stock row per SKU in SKU order, so that two orders never wait for each
-    other in a circle. Raises OutOfStock naming the line, AlreadyUndone after the release.
+    Locks the step key and the order's row, then one stock row per SKU in SKU order, so that two orders never
+    wait for each other in a circle. Raises OutOfStock naming the line, AlreadyUndone once the order has
+    turned back.
     """
     for line in list_wanted(order_id):
         if not take_stock(order_id, line):
@@ -121,13 +125,14 @@ def reserve_inventory(*, order_id: UUID | str) -> None:
 
 
 def list_wanted(order_id: UUID | str) -> list[WantedLine]:
-    """The order's lines by SKU; none when it has holds, in whatever state. Locks the step key, and raises
-    AlreadyUndone after the release."""
+    """The order's lines by SKU; none when it has holds, in whatever state. Locks the step key and the order,
+    and raises AlreadyUndone after the rollback began."""
     with connection.cursor() as cursor:
         cursor.execute(_LIST_WANTED, {"order_id": order_id, "step": STEP, "undone_at": None})
         rows = cursor.fetchall()
-    StepKey.objects.refuse_undone(STEP, rows[0][0])
-    return [WantedLine(*line) for _, *line in rows if line[0] is not None]
+    undone_at, status = rows[0][:2]
+    StepKey.objects.refuse_undone(STEP, undone_at, status)
+    return [WantedLine(*line) for _, _, *line in rows if line[0] is not None]
 
 
 def take_stock(order_id: UUID | str, line: WantedLine) -> bool:

@@ -260,9 +260,7 @@ def create_order(*, order_id: UUID | str) -> str | None:
     undone_at, status, total, sum_of_lines, missing = row
     if status in (OrderStatus.COMPLETED, OrderStatus.SHIPPED):
         return ALREADY_FINAL
-    if status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
-        raise AlreadyUndone(f"the order is {status}")
-    StepKey.objects.refuse_undone("create_order", undone_at)
+    StepKey.objects.refuse_undone("create_order", undone_at, status)
     if sum_of_lines != total:
         raise OrderNotSellable(f"the lines add up to {sum_of_lines}, the order says {total}")
     if missing:

@@ -10,8 +10,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from orders.models import AttentionFlag, Order, OrderStatus, StepKey, StepState, under_key
-from orders.refusals import AlreadyUndone, CancelRequested, PaymentRefused, StateConflict
+from orders.models import AttentionFlag, Order, StepKey, StepState, under_key
+from orders.refusals import CancelRequested, PaymentRefused, StateConflict
 from payments.gateways.protocol import Charge, Refund
 from payments.models import EventKind, Payment, PaymentEvent, PaymentState
 
@@ -59,8 +59,7 @@ class RecordedCharge(NamedTuple):
     is_new: bool
 
 
-# The row as it is once its lock is held, and the payment unless a cancel or the rollback came first, or there
-# is one already.
+# The row as it is once its lock is held, and the payment unless a cancel came first or there is one already.
 _START_CHARGE = under_key("""
     , "order" AS (
         SELECT key.undone_at, locked.id, status, total, currency, payment_token, cancel_requested_at
@@ -69,7 +68,7 @@ _START_CHARGE = under_key("""
     ), payment AS (
         INSERT INTO payments_payment (order_id, state, amount, currency, token, charge_id)
         SELECT id, 'started', total, currency, payment_token, '' FROM "order"
-        WHERE cancel_requested_at IS NULL AND status NOT IN ('cancelling', 'cancelled')
+        WHERE cancel_requested_at IS NULL
         ON CONFLICT (order_id) DO NOTHING
     )
     SELECT undone_at, status, total, currency, payment_token, cancel_requested_at FROM "order"
@@ -134,9 +133,7 @@ def start_charge(*, order_id: UUID | str) -> ChargeRequest:
     if row is None:
         raise Order.DoesNotExist(f"there is no order {order_id}")
     undone_at, status, total, currency, token, cancel_requested_at = row
-    StepKey.objects.refuse_undone(STEP, undone_at)
-    if status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
-        raise AlreadyUndone(f"the order is {status}")
+    StepKey.objects.refuse_undone(STEP, undone_at, status)
     if cancel_requested_at is not None:
         raise CancelRequested("a cancel was requested before the payment was taken")
     return ChargeRequest(

@@ -3,6 +3,8 @@
 from orders.audit.rule import Rule
 
 _FINISHED = "('done', 'nothing_to_undo', 'resolved')"
+# A step that comes after its order has turned back is refused, and has not begun.
+_BEGUN = "t.error_type <> 'AlreadyUndone'"
 
 SAGA_RULES = (
     Rule(
@@ -78,10 +80,10 @@ SAGA_RULES = (
             FROM (
                 SELECT o.number, o.id AS order_id, o.failed_step,
                     o.failed_step NOT IN ('create_order', 'reserve_inventory')
-                        OR coalesce(bool_or(t.name = 'process_payment'), false)
+                        OR coalesce(bool_or(t.name = 'process_payment' AND {_BEGUN}), false)
                         OR taken_back.order_id IS NOT NULL AS refund_due,
                     o.failed_step <> 'create_order'
-                        OR coalesce(bool_or(t.name = 'reserve_inventory'), false)
+                        OR coalesce(bool_or(t.name = 'reserve_inventory' AND {_BEGUN}), false)
                         OR taken_back.order_id IS NOT NULL AS release_due,
                     coalesce(bool_or(t.name = 'refund_payment'
                         AND t.state IN {_FINISHED}), false) AS refunded,

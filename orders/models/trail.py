@@ -8,7 +8,7 @@ from django.db import connection, models
 from django.db.models import Q
 from django.utils import timezone
 
-from orders.models.order import Order
+from orders.models.order import Order, OrderStatus
 from orders.refusals import AlreadyUndone
 
 
@@ -81,11 +81,14 @@ class StepKeyManager(models.Manager["StepKey"]):
         self.refuse_undone(step, key.undone_at)
         return key
 
-    def refuse_undone(self, step: str, undone_at: datetime | None) -> None:
-        """Raise AlreadyUndone if the step, whose key the caller has locked, was undone. What the locking
-        statement has written is rolled back with it."""
+    def refuse_undone(self, step: str, undone_at: datetime | None, status: str = "") -> None:
+        """Raise AlreadyUndone if the step, whose key the caller has locked, was undone, or if its order has
+        turned back: the rollback may not know of the step then. What the locking statement has written is
+        rolled back with it."""
         if undone_at is not None:
             raise AlreadyUndone(f"{step} came too late: it was undone at {undone_at:%Y-%m-%d %H:%M:%S}")
+        if status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
+            raise AlreadyUndone(f"{step} came too late: the order is {status}")
 
     def lock_undo(self, order_id: UUID | str, step: str) -> "StepKey":
         """Lock the key for the step's undo and write the tombstone."""

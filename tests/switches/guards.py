@@ -150,11 +150,11 @@ def vary_key(is_off: IsOff, guard: str, original: Callable[[UUID | str], str]) -
 
 
 def refuse_undone(is_off: IsOff, original: Callable[..., None]) -> Callable[..., None]:
-    """Off: a step does not look whether it was undone."""
+    """Off: a step does not look whether it was undone, or its order has turned back."""
 
-    def refuse(self: StepKeyManager, step: str, undone_at: datetime | None) -> None:
+    def refuse(self: StepKeyManager, step: str, undone_at: datetime | None, status: str = "") -> None:
         if not is_off(TOMBSTONE):
-            original(self, step, undone_at)
+            original(self, step, undone_at, status)
 
     return refuse
 

@@ -1,15 +1,24 @@
 """The beginning of a rollback beside transactions that are still open."""
 
 import asyncio
+from collections.abc import Callable
+
+import pytest
 
 from config.temporal import run_in_db
+from inventory.models import Hold
+from inventory.services import reserve_inventory
 from orders.models import Order
+from orders.refusals import AlreadyUndone
 from orders.rollback import begin_rollback
+from payments.models import Payment
+from payments.services import start_charge
 from tests.conftest import until
 from tests.desk import aplace
-from tests.faults import connect, is_blocked
+from tests.faults import connect, is_blocked, pausing
 
 STEP = "reserve_inventory"
+TURN_BACK = "UPDATE orders_order SET status = 'cancelling', rollback_started_at = now() WHERE id = %s"
 FAILED = """
     INSERT INTO orders_trailentry
         (order_id, name, kind, state, attempts, started_at, finished_at, error_type, error, worker, retry_at)
@@ -49,3 +58,36 @@ async def test_order_that_is_shipped_meanwhile_is_not_turned_back(shop: None) ->
     assert await beginning is None
     await run_in_db(order.refresh_from_db)
     assert (order.status, order.rollback_started_at) == ("shipped", None)
+
+
+@pytest.mark.parametrize("step", [reserve_inventory, start_charge])
+async def test_step_that_waits_for_a_rollback_to_begin_takes_no_effect(
+    shop: None, step: Callable[..., object]
+) -> None:
+    """The rollback has not seen its key, so nothing would undo it."""
+    order = await aplace()
+    with connect() as turning:
+        turning.execute("BEGIN")
+        turning.execute(
+            "UPDATE orders_order SET status = 'cancelling', rollback_started_at = now() WHERE id = %s",
+            [order.pk],
+        )
+        attempt = asyncio.create_task(run_in_db(step, order_id=order.pk))
+        await until(lambda: asyncio.to_thread(is_blocked, "orders_order"), what="the step waiting")
+        turning.execute("COMMIT")
+    with pytest.raises(AlreadyUndone):
+        await attempt
+    assert not await run_in_db(Hold.objects.filter(order=order).exists)
+    assert not await run_in_db(Payment.objects.filter(order=order).exists)
+    assert await begin(order) == []
+
+
+async def test_rollback_that_waits_for_a_reservation_knows_of_it(shop: None) -> None:
+    order = await aplace()
+    with pausing("inventory_hold", "INSERT") as pause:
+        reserving = asyncio.create_task(run_in_db(reserve_inventory, order_id=order.pk))
+        await until(lambda: asyncio.to_thread(pause.is_reached), what="the reservation")
+        beginning = asyncio.create_task(begin(order))
+        await until(lambda: asyncio.to_thread(is_blocked, "orders_order"), what="the rollback waiting")
+    await reserving
+    assert await beginning == [STEP]
