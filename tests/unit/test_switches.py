@@ -15,9 +15,9 @@ pytestmark = pytest.mark.usefixtures("db")
 ASK = """
 import sys, django
 django.setup()
-import orders.worker, payments.services
+import orders.trail, payments.services
 from django.db.backends.base.base import BaseDatabaseWrapper
-print(orders.worker.TrailInterceptor.__module__, BaseDatabaseWrapper._commit.__module__,
+print(orders.trail.run_attempt.__module__, BaseDatabaseWrapper._commit.__module__,
       payments.services.charge_key.__module__, [name for name in sys.modules if name.startswith("tests")])
 """
 SWITCHED_ON = {"CRASH_POINTS": "/tmp/points", "UNGUARDED": "charge key"}  # noqa: S108 - nothing is written there
