@@ -44,8 +44,8 @@ _LOOK_AROUND = """
             WHERE order_id = %(order_id)s AND state = 'awaiting_approval'
         )
 """
-# With this tombstone every step has its own, so none can begin after this. A create_order that was waited for
-# has left no running row: it is not written ahead.
+# No step takes effect after this: what had begun has its tombstone, the rest finds the order turned back. A
+# create_order that was waited for has left no running row: it is not written ahead.
 _CANCEL = under_key("""
     , lost AS (
         UPDATE orders_trailentry AS entry SET state = 'lost', finished_at = %(undone_at)s
