@@ -280,7 +280,8 @@ if PAYMENT_GATEWAY_TIMEOUT >= SAGA_ATTEMPT_TIMEOUT:
 
 # --- hand-over from the database to Temporal (seconds) ---
 OUTBOX_FAST_PATH = read_flag("OUTBOX_FAST_PATH", default=True)
-OUTBOX_FIRST_LEASE = 5.0
+# Until then a message is left to the worker that hears of it (orders.listening).
+OUTBOX_FIRST_LEASE = 5.0 if OUTBOX_FAST_PATH else 0.0
 OUTBOX_LEASE = 30.0
 OUTBOX_POLL_INTERVAL = float(os.environ.get("OUTBOX_POLL_INTERVAL", "0.5"))
 OUTBOX_RETRY_MAXIMUM = 10.0

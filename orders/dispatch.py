@@ -1,11 +1,12 @@
-"""Tells Temporal what the database decided: the fast path after a commit, and the sweep of what it missed."""
+"""Tells Temporal what the database decided, and sweeps up what nobody has told it in time."""
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 from temporalio.client import Client
@@ -13,13 +14,16 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from config.temporal import DatabaseBusy, background, run_in_db
+from config.temporal import DatabaseBusy, run_in_db
 from orders.models import STARTS, Order, OrderStatus, OutboxKind, OutboxMessage
 from orders.sagas.policy import SagaInput, SagaPolicy
 
 logger = logging.getLogger("orders.dispatch")
 
 BATCH = 50
+# How many messages a worker delivers at once. With more, sagas begin faster than the worker goes on with
+# those that have begun, and their tasks time out in the queue.
+DELIVERIES = 4
 # Seconds a worker has for a workflow task before another gets it; it asks for more while it works.
 TASK_TIMEOUT = 10.0
 
@@ -36,31 +40,8 @@ def read_policy() -> SagaPolicy:
     )
 
 
-def hand_over(message: OutboxMessage) -> None:
-    """The fast path: deliver `message` once the transaction has committed, without making anyone wait.
-
-    Its failure is no loss: the message's lease runs out and a worker's dispatcher takes it.
-    """
-    if settings.OUTBOX_FAST_PATH:
-        transaction.on_commit(lambda: _submit(message), robust=True)
-
-
-def _submit(message: OutboxMessage) -> None:
-    loop = background()
-
-    async def deliver_one() -> None:
-        try:
-            # Connecting has no time-out of its own.
-            async with asyncio.timeout(settings.TEMPORAL_RPC_TIMEOUT * 2):
-                await deliver(await loop.client(), message)
-        except (DatabaseError, DatabaseBusy, RuntimeError, TimeoutError) as error:
-            logger.warning("fast path failed for %s; a worker will deliver it: %s", message, error)
-
-    loop.submit(deliver_one())
-
-
 async def deliver(client: Client, message: OutboxMessage) -> bool:
-    """Tell Temporal, and note that it was told or why it could not be. Returns whether it was told.
+    """Tell Temporal. Returns whether it was told, which the caller notes; why it could not be is noted here.
 
     Doing it twice is harmless: a started workflow is not started again, and signals are idempotent.
     """
@@ -73,7 +54,6 @@ async def deliver(client: Client, message: OutboxMessage) -> bool:
         await run_in_db(note_failure, message=message, error=f"{type(error).__name__}: {error}")
         logger.warning("could not deliver %s: %s", message, error)
         return False
-    await run_in_db(note_delivery, message=message)
     return True
 
 
@@ -100,6 +80,8 @@ async def start_saga(client: Client, message: OutboxMessage) -> None:
             memo={"request_id": message.request_id} if message.request_id else None,
             id_reuse_policy=reuse,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            # The answer holds the first workflow task, if this client's worker has a place for it.
+            request_eager_start=True,
             rpc_timeout=timedelta(seconds=settings.TEMPORAL_RPC_TIMEOUT),
         )
     except WorkflowAlreadyStartedError:
@@ -127,16 +109,16 @@ def is_moot(*, message: OutboxMessage) -> bool:
     return status in (OrderStatus.CANCELLED, OrderStatus.COMPLETED, OrderStatus.SHIPPED)
 
 
-_NOTE_DELIVERY = """
+_NOTE_DELIVERIES = """
     UPDATE orders_outboxmessage SET delivered_at = %s, attempts = attempts + 1, last_error = ''
-    WHERE id = %s AND delivered_at IS NULL
+    WHERE id = ANY(%s) AND delivered_at IS NULL
 """
 
 
-def note_delivery(*, message: OutboxMessage) -> None:
-    """Mark the message as delivered."""
+def note_deliveries(*, messages: Sequence[OutboxMessage]) -> None:
+    """Mark the messages as delivered."""
     with connection.cursor() as cursor:
-        cursor.execute(_NOTE_DELIVERY, [timezone.now(), message.pk])
+        cursor.execute(_NOTE_DELIVERIES, [timezone.now(), [message.pk for message in messages]])
 
 
 def note_failure(*, message: OutboxMessage, error: str) -> None:
@@ -171,17 +153,28 @@ def claim_due(*, limit: int = BATCH) -> list[OutboxMessage]:
     return due
 
 
-async def sweep(client: Client) -> int:
-    """Deliver what is due. Returns how many messages were delivered."""
+async def sweep(client: Client, turns: asyncio.Semaphore | None = None) -> int:
+    """Deliver what is due, each message in its turn. Returns how many were delivered."""
+    turns = turns or asyncio.Semaphore(DELIVERIES)
+
+    async def deliver_in_turn(message: OutboxMessage) -> bool:
+        async with turns:
+            return await deliver(client, message)
+
     messages = await run_in_db(claim_due)
-    return sum(await asyncio.gather(*(deliver(client, message) for message in messages)))
+    are_told = await asyncio.gather(*(deliver_in_turn(message) for message in messages))
+    told = [message for message, is_told in zip(messages, are_told, strict=True) if is_told]
+    if told:
+        await run_in_db(note_deliveries, messages=told)
+    return len(told)
 
 
-async def run_dispatcher(client: Client, stop: asyncio.Event) -> None:
-    """Sweep until `stop` is set: again at once while there is work, otherwise every OUTBOX_POLL_INTERVAL."""
+async def run_dispatcher(client: Client, stop: asyncio.Event, turns: asyncio.Semaphore) -> None:
+    """Sweep until `stop` is set: again at once while there is work, otherwise every OUTBOX_POLL_INTERVAL.
+    `turns` are shared with whoever else delivers in this process."""
     while not stop.is_set():
         try:
-            if await sweep(client):
+            if await sweep(client, turns):
                 continue
         except (DatabaseError, DatabaseBusy) as error:
             # The database is away: say so and try again; the worker's activities do the same.

@@ -176,7 +176,7 @@ def accept_order(
 def tell_temporal(
     order: Order, *, kind: OutboxKind, name: str, workflow_id: str, argument: str = ""
 ) -> OutboxMessage:
-    """Write an outbox row, leased to the fast path that follows the commit."""
+    """Write an outbox row, leased to the worker that hears of it at the commit."""
     message = OutboxMessage(
         order=order,
         kind=kind,

@@ -26,9 +26,10 @@ from notifications.activities import (
     send_confirmation_email,
 )
 from orders.activities import audit_books, begin_rollback, cancel_order, complete_order, create_order
-from orders.dispatch import run_dispatcher
+from orders.dispatch import DELIVERIES, run_dispatcher
 from orders.housekeeping import run_housekeeping
 from orders.in_turn import InTurn
+from orders.listening import run_listener
 from orders.patrol import run_patrol
 from orders.sagas.audit_books import AuditBooks
 from orders.sagas.cancel_order import CancelOrderSaga
@@ -121,8 +122,12 @@ async def run_worker(*, index: int, stop: asyncio.Event) -> None:
     # Fails for a namespace that does not exist, before anybody is told that the worker is ready.
     await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     worker = build_worker(client, identity=identity)
+    turns = asyncio.Semaphore(DELIVERIES)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(run_dispatcher(client, stop))
+        tasks.create_task(run_dispatcher(client, stop, turns))
+        listening = tasks.create_task(
+            keep_running("listening for messages", partial(run_listener, client, turns), stop)
+        )
         tasks.create_task(keep_running("the audit's schedule", partial(keep_schedule, client), stop))
         tasks.create_task(keep_running("housekeeping", partial(run_housekeeping, stop), stop))
         tasks.create_task(keep_running("the search for lost sagas", partial(run_patrol, client, stop), stop))
@@ -133,5 +138,8 @@ async def run_worker(*, index: int, stop: asyncio.Event) -> None:
         logger.info("ready: %s on task queue %s", identity, settings.SAGA_TASK_QUEUE)
         await stop.wait()
         logger.info("draining: %s", identity)
+        listening.cancel()
+        # What it is starting may hand this worker a first task, which is not to be lost.
+        await asyncio.wait([listening])
         await worker.shutdown()
         await running

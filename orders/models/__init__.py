@@ -3,7 +3,7 @@
 from orders.models.audit import AuditRun, AuditViolation
 from orders.models.clients import API_MARK, ApiClient, ApiKey, IdempotentRequest, RateLimit, Scope
 from orders.models.order import ALLOWED_MOVES, Order, OrderLine, OrderQuerySet, OrderStatus, Rollback
-from orders.models.outbox import STARTS, OutboxKind, OutboxMessage, RepairRound
+from orders.models.outbox import OUTBOX_CHANNEL, STARTS, OutboxKind, OutboxMessage, RepairRound
 from orders.models.people import (
     CUSTOMER,
     ActionKind,
@@ -39,6 +39,7 @@ __all__ = [
     "API_MARK",
     "CUSTOMER",
     "FINISHED_STATES",
+    "OUTBOX_CHANNEL",
     "SAGA_LOST",
     "STARTS",
     "STEPS",

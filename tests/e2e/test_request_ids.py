@@ -1,5 +1,6 @@
 """The id of a request: taken over or made, answered, in the log, and in the memo of its workflow."""
 
+import asyncio
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from django.test import Client as Browser
 from temporalio.client import Client
 
 from config.temporal import run_in_db
+from orders.dispatch import DELIVERIES
 from orders.links import sign_order
+from orders.listening import run_listener
 from orders.models import Order, OutboxMessage
 from tests.conftest import until
 from tests.crash.shopping import make_key
@@ -266,9 +269,12 @@ async def post(web: Web, secret: str) -> Order:
     return await run_in_db(order)
 
 
-async def test_fast_path_tells_temporal_the_id(shop: None, temporal: Client) -> None:
+async def test_listener_tells_temporal_the_id(shop: None, temporal: Client, settings: Any) -> None:
+    settings.OUTBOX_FAST_PATH = True  # the test listens; the web process has it by default
+    settings.OUTBOX_FIRST_LEASE = 5.0
     secret = await run_in_db(make_key)
     web = await run_in_db(Web)
+    listening = asyncio.create_task(run_listener(temporal, asyncio.Semaphore(DELIVERIES)))
     try:
         await run_in_db(web.wait_ready)
         order = await post(web, secret)
@@ -276,9 +282,10 @@ async def test_fast_path_tells_temporal_the_id(shop: None, temporal: Client) -> 
         async def is_told() -> bool:
             return not await run_in_db(OutboxMessage.objects.filter(delivered_at=None).exists)
 
-        await until(is_told, what="the fast path has told Temporal")
+        await until(is_told, what="the listener has told Temporal")
         assert await read_memo(temporal, order) == {"request_id": "checkout-7"}
     finally:
+        listening.cancel()
         web.stop()
 
 

@@ -63,7 +63,10 @@ async def dispatch_together(
     stop = asyncio.Event()
     leasing = "NEW.next_attempt_at <> OLD.next_attempt_at AND NEW.delivered_at IS NULL"
     with pausing("orders_outboxmessage", "UPDATE", when=leasing) as pause:
-        dispatchers = [asyncio.create_task(dispatch.run_dispatcher(client, stop)) for _ in range(DISPATCHERS)]
+        dispatchers = [
+            asyncio.create_task(dispatch.run_dispatcher(client, stop, asyncio.Semaphore(dispatch.DELIVERIES)))
+            for _ in range(DISPATCHERS)
+        ]
         await until(lambda: asyncio.to_thread(have_met, pause), within=120, what="they have met")
 
     async def is_empty() -> bool:

@@ -8,7 +8,7 @@ from django.db import ProgrammingError, transaction
 from django.utils import timezone
 
 from orders import desk, selectors
-from orders.dispatch import claim_due, note_delivery, note_failure
+from orders.dispatch import claim_due, note_deliveries, note_failure
 from orders.models import Order, OrderLine, OutboxMessage
 from tests.desk import place
 from tests.faults import connect, failing
@@ -38,7 +38,7 @@ def test_order_and_message_are_written_together_or_not_at_all() -> None:
     assert (Order.objects.count(), OutboxMessage.objects.count()) == (1, 1)
 
 
-def test_message_is_born_leased_to_the_fast_path(settings: object) -> None:
+def test_message_is_born_leased_to_those_who_listen(settings: object) -> None:
     settings.OUTBOX_FIRST_LEASE = 5.0  # type: ignore[attr-defined]
     place()
     assert claim() == []
@@ -71,7 +71,7 @@ def test_signal_waits_for_the_start_before_it() -> None:
     assert claim() == ["PlaceOrderSaga"]
     make_due()
     assert claim() == ["PlaceOrderSaga"]
-    note_delivery(message=OutboxMessage.objects.get(name="PlaceOrderSaga"))
+    note_deliveries(messages=[OutboxMessage.objects.get(name="PlaceOrderSaga")])
     assert claim() == ["cancel"]
 
 
@@ -95,5 +95,5 @@ def test_undelivered_message_needs_attention_after_a_minute_and_no_longer() -> N
     OutboxMessage.objects.update(created_at=timezone.now() - timedelta(seconds=61))
     assert needs_attention()
     assert "Temporal has not been told" in selectors.list_attention_reasons(order)[0]
-    note_delivery(message=OutboxMessage.objects.get())
+    note_deliveries(messages=[OutboxMessage.objects.get()])
     assert not needs_attention()
