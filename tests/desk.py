@@ -145,7 +145,7 @@ async def acheck_stock_sums() -> None:
 
 async def gateway_ledger(order: Order) -> list[str]:
     """The kinds of what the gateway itself has on record for the order: the independent witness."""
-    async with httpx.AsyncClient(base_url=os.environ["PAYMENT_GATEWAY_URL"]) as http:
+    async with httpx.AsyncClient(base_url=os.environ["PAYMENT_GATEWAY_URL"], timeout=PATIENCE) as http:
         answer = await http.get("/ledger", params={"key_prefix": f"order-{order.pk}:"})
     answer.raise_for_status()
     return [entry["kind"] for entry in answer.json()["entries"]]
@@ -153,7 +153,7 @@ async def gateway_ledger(order: Order) -> list[str]:
 
 async def mails_in_sink(order: Order) -> list[str]:
     """Distinct Message-IDs the mail sink has received for the order."""
-    async with httpx.AsyncClient(base_url=os.environ["MAIL_SINK_URL"]) as http:
+    async with httpx.AsyncClient(base_url=os.environ["MAIL_SINK_URL"], timeout=PATIENCE) as http:
         answer = await http.get("/messages.json", params={"to": EMAIL})
     answer.raise_for_status()
     found = {message["message_id"] for message in answer.json() if str(order.pk) in message["message_id"]}

@@ -91,7 +91,7 @@ class Model:
         match effect.kind, effect.name:
             case "db", "create_order" if order.status == "pending" and "create_order" not in order.tombstones:
                 order.status = "created"
-            case "db", "reserve_inventory" if "reserve_inventory" not in order.tombstones:
+            case "db", "reserve_inventory" if order.status not in ("cancelling", "cancelled"):
                 if not order.hold and all(self.available(sku) >= n for sku, n in order.lines.items()):
                     order.hold = "held"
             case "gateway", operation:
