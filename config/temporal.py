@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from datetime import timedelta
 from functools import lru_cache
@@ -103,7 +103,8 @@ async def run_on_database_thread(work: Callable[[], T]) -> T:
     free = _free_threads.setdefault(loop, asyncio.Semaphore(settings.WORKER_DB_THREADS))
     asked = time.monotonic()
     try:
-        async with asyncio.timeout(settings.WORKER_DB_WAIT):
+        # Nothing to wait for is the rule, and then it need not be timed.
+        async with asyncio.timeout(settings.WORKER_DB_WAIT) if free.locked() else nullcontext():
             await free.acquire()
     except TimeoutError:
         raise DatabaseBusy(f"no database thread was free within {settings.WORKER_DB_WAIT:.0f} s") from None

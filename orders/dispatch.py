@@ -23,7 +23,7 @@ logger = logging.getLogger("orders.dispatch")
 BATCH = 50
 # How many messages a worker delivers at once. With more, sagas begin faster than the worker goes on with
 # those that have begun, and their tasks time out in the queue.
-DELIVERIES = 4
+DELIVERIES = 2
 # Seconds a worker has for a workflow task before another gets it; it asks for more while it works.
 TASK_TIMEOUT = 10.0
 

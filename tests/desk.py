@@ -23,6 +23,9 @@ EMAIL = "ada@example.com"
 HEADPHONES = [Item("HEAD-ANC", 2)]  # 400.00
 LAPTOPS = [Item("LAPTOP-14", 2)]  # 2700.00, above what the sandbox gateway accepts
 
+# Seconds a test waits for a witness that others ask, too.
+PATIENCE = 30.0
+
 STEPS = ["create_order", "reserve_inventory", "process_payment", "send_confirmation_email", "complete_order"]
 UNDOS = ["refund_payment", "release_inventory", "cancel_order", "send_cancellation_email"]
 

@@ -128,7 +128,7 @@ def test_no_more_orders_are_unfinished_at_once_than_asked_for(monkeypatch: pytes
     with stocked(count_units(plan)):
         course.run(ignore)
     assert Order.objects.filter(customer_email=plan.email).count() == 3
-    outcome = read_outcome(plan, since=course.began_at)
+    outcome = read_outcome(plan, since=course.began_at, accepted_at=course.accepted_at)
     assert (outcome.unfinished, outcome.ended, course.ended) == (3, 0, 0)
     assert len(course.accept_ms) == 3
     # The shop sells them no longer, and holds what was received.
@@ -148,7 +148,7 @@ def test_open_loop_places_all_however_many_are_unfinished(monkeypatch: pytest.Mo
     assert len(times) == 10
     # The last is due after 9/50 s, however long the first ones took.
     assert (times[-1] - course.began_at).total_seconds() >= 0.17
-    assert read_outcome(plan, since=course.began_at).unfinished == 10
+    assert read_outcome(plan, since=course.began_at, accepted_at=course.accepted_at).unfinished == 10
 
 
 @pytest.mark.usefixtures("shop")

@@ -179,7 +179,7 @@ class Command(BaseCommand):
         course.run(watch)
         processor, used = meter.measure(), memory.describe()
         progress.say("auditing")
-        outcome = read_outcome(course.plan, since=course.began_at)
+        outcome = read_outcome(course.plan, since=course.began_at, accepted_at=course.accepted_at)
         # All have ended, or are a finding themselves: nothing is under way that the auditor should spare.
         audit = asyncio.run(
             audit_books(Scope(since=course.began_at, quiet_for=0.0), ask_gateway=True, told=TOLD)

@@ -18,8 +18,9 @@ from orders.management.load.plan import Plan
 MOST_THREADS = 16
 # Seconds in which no order is placed and none ends, after which the rest counts as unfinished.
 PATIENCE = 60.0
-# Seconds between two looks at what has ended: longer, the more orders are asked about.
-SHORTEST_LOOK, LONGEST_LOOK, LOOK_PER_ORDER = 0.05, 1.0, 0.003
+# Seconds between two looks at what has ended: longer, the more orders are asked about, and long enough for an
+# order alone to be left in peace.
+SHORTEST_LOOK, LONGEST_LOOK, LOOK_PER_ORDER = 0.2, 1.0, 0.003
 
 # Called at each look with how many have ended, how many are in flight, and orders a second so far.
 Watch = Callable[[int, int, float], None]
@@ -36,6 +37,7 @@ class Course:
         self.in_flight: set[UUID] = set()
         self.reserved = 0  # slots of orders that are just being placed
         self.accepted = 0
+        self.accepted_at: dict[UUID, datetime] = {}  # when their clients were told
         self.ended = 0
         self.errors: Counter[str] = Counter()
         self.accept_ms: list[float] = []
@@ -155,9 +157,10 @@ class Course:
                 self.errors[str(error)] += 1
                 self.changed.notify_all()
             return
-        took = (time.monotonic() - asked) * 1000
+        took, accepted_at = (time.monotonic() - asked) * 1000, timezone.now()
         with self.changed:
             self.reserved -= 1
             self.accepted += 1
             self.accept_ms.append(took)
+            self.accepted_at[order_id] = accepted_at
             self.in_flight.add(order_id)

@@ -1,6 +1,6 @@
 """What became of a run's orders, from the database's own timestamps."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -23,7 +23,7 @@ WHERE o.id = ANY(%(ids)s) AND (o.status IN ('completed', 'shipped') OR o.status 
 """
 RUN = "SELECT id FROM orders_order WHERE accepted_at >= %(since)s AND customer_email = %(email)s"
 TIMES = """
-SELECT o.status, o.accepted_at, o.completed_at, told.at, declined.at
+SELECT o.id, o.status, o.accepted_at, o.completed_at, told.at, declined.at
 FROM orders_order o
 LEFT JOIN LATERAL (
     SELECT max(t.finished_at) AS at FROM orders_trailentry t
@@ -71,21 +71,23 @@ def find_run(plan: Plan, *, since: datetime) -> set[UUID]:
         return {row[0] for row in cursor.fetchall()}
 
 
-def read_outcome(plan: Plan, *, since: datetime) -> Outcome:
-    """How the run's orders, accepted since then, have ended."""
+def read_outcome(plan: Plan, *, since: datetime, accepted_at: Mapping[UUID, datetime]) -> Outcome:
+    """How the run's orders, placed since then, have ended. `accepted_at` is when their clients were told; an
+    order's own timestamp, when its placing began, stands in where none was."""
     outcome = Outcome()
     with connection.cursor() as cursor:
         cursor.execute(TIMES, {"since": since - SLACK, "email": plan.email, "told": TOLD})
         rows = cursor.fetchall()
-    for status, accepted_at, completed_at, told_at, declined_at in rows:
+    for order_id, status, placed_at, completed_at, told_at, declined_at in rows:
+        began_at = accepted_at.get(order_id, placed_at)
         if status in ("completed", "shipped"):
             ended_at = completed_at
             outcome.completed += 1
-            outcome.latencies.append(_count_ms(accepted_at, completed_at))
+            outcome.latencies.append(_count_ms(began_at, completed_at))
         elif status == "cancelled" and told_at is not None:
             ended_at = told_at
             outcome.cancelled += 1
-            outcome.cancel_latencies.append(_count_ms(accepted_at, told_at))
+            outcome.cancel_latencies.append(_count_ms(began_at, told_at))
             if declined_at is not None:
                 outcome.rollbacks.append(_count_ms(declined_at, told_at))
         else:

@@ -107,7 +107,7 @@ class Bench:
         plan = Plan(orders=count, concurrency=concurrency, decline_rate=1.0 if kind == "rollback" else 0.0)
         course = Course(plan, DeskDoor)
         course.run(lambda *_: self.rig.check_alive())
-        outcome = read_outcome(plan, since=course.began_at)
+        outcome = read_outcome(plan, since=course.began_at, accepted_at=course.accepted_at)
         ended, latencies = (
             (outcome.cancelled, outcome.cancel_latencies)
             if kind == "rollback"
