@@ -21,7 +21,7 @@ EX_TEMPFAIL = 75
 READY_MARK = "ready: "
 WAITING_MARK = "waiting for "
 
-# Objects between two looks for garbage (Python's own: 700), and seconds after which a thread that computes lets
+# Objects between two looks for garbage (700 by default), and seconds after which a thread that computes lets
 # another go on (5 ms): an order's way leads from thread to thread some thirty times.
 GARBAGE_AFTER = 10_000
 SWITCH_AFTER = 0.0005
