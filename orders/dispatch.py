@@ -159,14 +159,13 @@ async def sweep(client: Client, turns: asyncio.Semaphore | None = None) -> int:
 
     async def deliver_in_turn(message: OutboxMessage) -> bool:
         async with turns:
-            return await deliver(client, message)
+            is_told = await deliver(client, message)
+        if is_told:
+            await run_in_db(note_deliveries, messages=[message])
+        return is_told
 
     messages = await run_in_db(claim_due)
-    are_told = await asyncio.gather(*(deliver_in_turn(message) for message in messages))
-    told = [message for message, is_told in zip(messages, are_told, strict=True) if is_told]
-    if told:
-        await run_in_db(note_deliveries, messages=told)
-    return len(told)
+    return sum(await asyncio.gather(*(deliver_in_turn(message) for message in messages)))
 
 
 async def run_dispatcher(client: Client, stop: asyncio.Event, turns: asyncio.Semaphore) -> None:
