@@ -13,7 +13,7 @@ from inventory.models import Product
 from inventory.services import create_product, receive_stock
 from notifications.models import EmailMessage, EmailState
 from orders import desk
-from orders.dispatch import deliver
+from orders.dispatch import deliver, note_deliveries
 from orders.models import Order, OrderStatus
 from orders.selectors import get_order
 from orders.services import Decision, Item
@@ -125,6 +125,7 @@ class Case:
                 return await deliver(await loop.client(), message)
 
             assert loop.submit(tell_temporal()).result(20)
+            note_deliveries(messages=[message])
 
     def ask_for_copy(self, original: EmailMessage) -> Decision:
         return desk.resend_email(
