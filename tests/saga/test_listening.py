@@ -141,8 +141,11 @@ async def test_each_message_is_one_listeners(temporal: Client, post: Post) -> No
         assert len({tuple(mine) for mine in owners}) == 3
 
 
-async def test_who_goes_is_not_waited_for(temporal: Client, post: Post) -> None:
+async def test_who_goes_is_not_waited_for(
+    temporal: Client, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The others hear of it, and need not find out at their next count."""
+    monkeypatch.setattr(listening, "COUNT_EVERY", 600.0)
     async with hearing(temporal) as stays:
         async with hearing(temporal) as goes:
             await agree(stays, goes)
@@ -233,7 +236,11 @@ async def test_message_whose_turn_comes_too_late_is_left_to_the_dispatchers(
 
         await until(is_waiting, what="one waits for its turn")
         post.is_open.set()
-        await until(lambda: asyncio.sleep(0, not listener.delivering), what="all have had their turn")
+
+        async def is_idle() -> bool:
+            return not listener.delivering
+
+        await until(is_idle, what="all have had their turn")
         await post.has_all_of(in_time)
     assert await sweep(temporal) == 1
     await saga_of(temporal, too_late).terminate()
@@ -249,7 +256,16 @@ async def test_what_has_begun_is_seen_through(temporal: Client, post: Post) -> N
             return len(listener.delivering) == len(orders)
 
         await until(all_are_heard, what="all are heard of")
-        asyncio.get_running_loop().call_later(0.2, post.is_open.set)
+
+        async def is_leaving() -> bool:
+            return listener.is_leaving
+
+        async def open_when_it_leaves() -> None:
+            await until(is_leaving, what="it leaves")
+            post.is_open.set()
+
+        opening = asyncio.create_task(open_when_it_leaves())
+    await opening
     assert len(post.delivered) == DELIVERIES
     noted = await run_in_db(OutboxMessage.objects.exclude(delivered_at=None).count)
     assert noted == DELIVERIES
