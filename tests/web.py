@@ -21,9 +21,9 @@ def serving(*, workers: int = 2, threads: int = 8, **variables: str) -> Iterator
         listener.listen(512)  # more than any test has clients
         with subprocess.Popen(
             [
-                *(sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"fd://{listener.fileno()}"),
-                *("--workers", str(workers), "--worker-class", "gthread", "--threads", str(threads)),
-                *("--no-control-socket", "--log-level", "warning"),
+                *(sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py"),
+                *("--bind", f"fd://{listener.fileno()}", "--workers", str(workers)),
+                *("--threads", str(threads), "--log-level", "warning", "--access-logfile", os.devnull),
             ],
             cwd=PROJECT,
             env={**os.environ, **build_environment(), "LOG_LEVEL": "ERROR", **variables},
