@@ -5,6 +5,7 @@ import os
 import smtplib
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes
@@ -205,13 +206,41 @@ def unwilling_mail_server() -> Iterator[int]:
         yield port
 
 
+class MailServer(Controller):
+    """aiosmtpd's, that closes what is connected, or just connecting, when it is stopped: clients go on."""
+
+    def __init__(self, handler: object, port: int) -> None:
+        super().__init__(handler, hostname="127.0.0.1", port=port)
+        self.sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def factory(self) -> Any:
+        session: Any = super().factory()  # type: ignore[no-untyped-call]
+        self.sessions.add(session)
+        return session
+
+    def cancel_tasks(self, stop_loop: bool = True) -> None:
+        self.closing = self.loop.create_task(self.close())
+
+    async def close(self) -> None:
+        assert isinstance(self.server, asyncio.Server)
+        for listener in self.server.sockets:
+            self.loop.remove_reader(listener.fileno())
+        # A session's task ends with its connection, an accepting one with the session's beginning.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for session in self.sessions:
+                if session.transport is not None:
+                    session.transport.abort()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        self.loop.stop()
+
+
 @contextmanager
 def serving(handler: object) -> Iterator[int]:
     """An SMTP server with this handler on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    controller = Controller(handler, hostname="127.0.0.1", port=port)
+    controller = MailServer(handler, port)
     controller.start()
     try:
         yield port

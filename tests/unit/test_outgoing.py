@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 from django.core.mail import EmailMessage
 
 from notifications import outgoing
 from notifications.outgoing import send_message
+from tests.faults import MailServer
 from tests.processes import wait_until
 
 
@@ -41,8 +41,8 @@ class Server:
         self.closed += 1
         return "221 Bye"
 
-    def listen(self, port: int) -> Controller:
-        controller = Controller(self, hostname="127.0.0.1", port=port)
+    def listen(self, port: int) -> MailServer:
+        controller = MailServer(self, port)
         controller.start()
         return controller
 
