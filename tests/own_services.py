@@ -92,6 +92,12 @@ class Web:
 
         wait_until(is_dead, "the web worker is dead")
 
+    def freeze_worker(self) -> None:
+        """Stop the process that answers requests from running on, and wait until it has stopped."""
+        worker = psutil.Process(self.find_worker())
+        worker.suspend()
+        wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "the web worker has stopped")
+
     def wait_ready(self) -> None:
         def is_up() -> bool:
             assert self.process.poll() is None, self.read_log()

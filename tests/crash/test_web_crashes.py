@@ -1,8 +1,6 @@
 """The web process killed with -9 around the commit of an order, fifty times: none is lost, none is double."""
 
 import asyncio
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from tests.own_services import Web, serving
 from tests.processes import Crew, wait_until
 
 ROUNDS = 50
-# A killed worker is back after a second or two; meanwhile others take the requests.
+# A killed worker is back in a moment; meanwhile others take the requests.
 WEBS = 4
 
 REPLAYED = "Idempotent-Replayed"
@@ -90,7 +88,7 @@ class Shopper:
         self.at_commit.arm()
         sending = self.start_sending(number)
         wait_until(self.at_commit.is_reached, "the commit has begun")
-        os.kill(self.webs[number % len(self.webs)].find_worker(), signal.SIGSTOP)
+        self.webs[number % len(self.webs)].freeze_worker()
         self.at_commit.release()
         wait_until(lambda: is_accepted(number), "the order is committed")
         self.kill_web(number)

@@ -153,7 +153,7 @@ def test_gunicorn_is_configured_as_it_must_be() -> None:
     assert WEB.worker_class_str == "gthread"
     assert WEB.control_socket_disable is True
     assert WEB.worker_tmp_dir == "/tmp"  # noqa: S108
-    assert not WEB.preload_app
+    assert WEB.preload_app
 
 
 def test_gunicorn_keeps_connections_longer_than_proxies_and_clients() -> None:
