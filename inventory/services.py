@@ -108,6 +108,12 @@ _GIVE_BACK = """
     SELECT EXISTS (SELECT FROM inventory_hold WHERE order_id = %(order_id)s)
 """
 
+_TOP_UP = """
+    UPDATE inventory_stockitem AS stock SET on_hand = stock.on_hand + received.units
+    FROM unnest(%s::bigint[], %s::integer[]) AS received (product_id, units)
+    WHERE stock.product_id = received.product_id
+"""
+
 
 @transaction.atomic(savepoint=False)
 def reserve_inventory(*, order_id: UUID | str) -> None:
@@ -310,9 +316,8 @@ def top_up_stock(*, targets: Iterable[tuple[int, int]], note: str) -> int:
         for item in items.order_by("product__sku")
         if (missing := wanted[item.product_id] - (item.on_hand - item.reserved)) > 0
     ]
-    for movement in received:
-        StockItem.objects.filter(product_id=movement.product_id).update(
-            on_hand=F("on_hand") + movement.on_hand_change
-        )
+    with connection.cursor() as cursor:
+        units = [(movement.product_id, movement.on_hand_change) for movement in received]
+        cursor.execute(_TOP_UP, [[product_id for product_id, _ in units], [change for _, change in units]])
     StockMovement.objects.bulk_create(received)
     return sum(movement.on_hand_change for movement in received)
