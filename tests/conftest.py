@@ -20,6 +20,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from config.temporal import connect_temporal, database_threads
 from inventory.catalogue import seed_catalogue
 from orders.worker import build_worker
+from payments.activities import open_gateway
 from tests.emptying import empty_tables
 from tests.processes import Crew
 
@@ -114,6 +115,13 @@ async def temporal() -> AsyncIterator[Client]:
     yield await connect_temporal()
 
 
+async def let_go_of_gateway() -> None:
+    """Close this process's client of the gateway, so that the next is made anew, from the settings then."""
+    if open_gateway.cache_info().currsize:
+        await open_gateway().aclose()
+    open_gateway.cache_clear()
+
+
 @asynccontextmanager
 async def working(
     client: Client, *, runner: WorkflowRunner | None = None, **options: Any
@@ -123,6 +131,7 @@ async def working(
         client, identity=f"test-{os.getpid()}", runner=runner or SandboxedWorkflowRunner(), **options
     ):
         yield
+    await let_go_of_gateway()
 
 
 @pytest_asyncio.fixture

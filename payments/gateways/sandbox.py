@@ -1,15 +1,17 @@
 """The client of the sandbox gateway: the `Gateway` protocol over HTTP, one attempt per call.
 
-Retrying is the saga's business; what this owns is telling "no verdict" apart from a verdict.
+Retrying is the saga's business; what this owns is telling "no verdict" apart from a verdict. (aiohttp sends a
+GET, which changes nothing, once more when its connection breaks.)
 """
 
 import asyncio
+import json
 import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
-import httpx
+import aiohttp
 
 from payments.gateways.protocol import (
     Charge,
@@ -23,10 +25,9 @@ from payments.gateways.protocol import (
     RefundRefused,
 )
 
-# Many at once, few kept: httpcore's pool walks its idle connections quadratically on every request
-# (encode/httpcore#1035). With 200 kept, a second burst of 200 calls took 12 s, past its timeout; with 10,
-# less than one.
-_LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=10, keepalive_expiry=30)
+# Connections to the gateway, and seconds for which an idle one is kept.
+_CONNECTIONS = 200
+_KEPT_FOR = 30.0
 
 
 class SandboxGateway:
@@ -37,15 +38,15 @@ class SandboxGateway:
     """
 
     def __init__(self, base_url: str, *, timeout: float = 10.0) -> None:
-        self._base_url = base_url
+        self._base_url = base_url.rstrip("/")
         self._timeout = timeout
         # A connection belongs to the event loop it was opened on.
-        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
     async def charge(self, *, key: str, amount_minor: int, currency: str, token: str) -> Charge:
         """Capture `amount_minor` once per `key`; see `Gateway.charge` for answers and errors."""
         body = {"amount_minor": amount_minor, "currency": currency, "token": token}
-        return _read_charge(await self._call("POST", "/charges", key=key, json=body))
+        return _read_charge(await self._call("POST", "/charges", key=key, body=body))
 
     async def find(self, *, key: str) -> Charge | None:
         """Return the charge captured under `key`, or None; see `Gateway.find`."""
@@ -54,7 +55,7 @@ class SandboxGateway:
     async def refund(self, *, key: str, charge_id: str, amount_minor: int) -> Refund:
         """Give `amount_minor` of `charge_id` back once per `key`; see `Gateway.refund`."""
         body = {"charge_id": charge_id, "amount_minor": amount_minor}
-        answer = await self._call("POST", "/refunds", key=key, json=body)
+        answer = await self._call("POST", "/refunds", key=key, body=body)
         try:
             found = answer["refund"]
             return Refund(
@@ -68,7 +69,7 @@ class SandboxGateway:
 
     async def close(self, *, key: str) -> Charge | None:
         """Return the charge captured under `key`, or None after shutting it; see `Gateway.close`."""
-        return _read_charge_or_none(await self._call("POST", "/close", key=key, json={}))
+        return _read_charge_or_none(await self._call("POST", "/close", key=key, body={}))
 
     async def list_lines(self, *, key_prefix: str, after: int, limit: int) -> list[LedgerLine]:
         """A page of the sandbox's ledger; see `Gateway.list_lines`."""
@@ -81,28 +82,25 @@ class SandboxGateway:
 
     async def aclose(self) -> None:
         """Close the running loop's connections. A later call simply opens new ones."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
 
-    def _client(self) -> httpx.AsyncClient:
+    def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            for finished in [other for other in list(self._clients) if other.is_closed()]:
-                self._clients.pop(finished, None)
-            # httpx limits each phase and each read, so a dripping answer could still take for ever: `_call`
-            # puts one limit around the whole exchange. No proxy from the environment on the way to a sandbox.
-            client = httpx.AsyncClient(
-                base_url=self._base_url,
-                limits=_LIMITS,
-                timeout=self._timeout,
-                trust_env=False,
-                # Loading the certificates takes 35 ms and plain HTTP has no use for them.
-                verify=not self._base_url.startswith("http:"),
+        session = self._sessions.get(loop)
+        if session is None:
+            for finished in [other for other in list(self._sessions) if other.is_closed()]:
+                self._sessions.pop(finished).detach()
+            # No cookies: a call depends on nothing but its key. No limit of aiohttp's, which is rounded up to
+            # whole seconds: `_call` puts one around the whole exchange.
+            session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEPT_FOR),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
             )
-            self._clients[loop] = client
-        return client
+            self._sessions[loop] = session
+        return session
 
     async def _call(
         self,
@@ -110,37 +108,47 @@ class SandboxGateway:
         path: str,
         *,
         key: str,
-        json: dict[str, object] | None = None,
+        body: dict[str, object] | None = None,
         params: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         """Send one request under `key` and return the JSON object of a 200, or raise what else it means."""
-        # A header cannot carry every string, and httpx would report a bad one as if it were an outage.
+        # A header cannot carry every string, and a bad one would be reported as if it were an outage.
         if not (key.isascii() and key.isprintable() and " " not in key and 1 <= len(key) <= 255):
             raise GatewayMisuse(f"Not an idempotency key (1-255 printable ASCII, no spaces): {key!r}")
-        client = self._client()
+        headers = {"Idempotency-Key": key}
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            try:
+                content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+            except (TypeError, ValueError) as exc:
+                raise GatewayMisuse(f"The request cannot be written as JSON: {exc}") from exc
         try:
-            request = client.build_request(
-                method, path, headers={"Idempotency-Key": key}, json=json, params=params
-            )
-        except (TypeError, ValueError) as exc:
-            raise GatewayMisuse(f"The request cannot be written as JSON: {exc}") from exc
-        try:
-            async with asyncio.timeout(self._timeout):
-                response = await client.send(request)
+            async with (
+                asyncio.timeout(self._timeout),
+                self._session().request(
+                    method,
+                    f"{self._base_url}{path}",
+                    headers=headers,
+                    params=params,
+                    data=content,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                answer = _read_object(await response.read())
         except TimeoutError as exc:
             raise GatewayUnavailable(f"The gateway did not answer within {self._timeout:g} s.") from exc
-        except httpx.RequestError as exc:
+        except aiohttp.ClientError as exc:
             reason = str(exc) or type(exc).__name__
             raise GatewayUnavailable(f"The gateway could not be asked: {reason}") from exc
-        answer = _read_object(response)
-        if response.status_code == 200 and answer is not None:
+        if response.status == 200 and answer is not None:
             return answer
         _raise_refusal(response, answer)
 
 
-def _raise_refusal(response: httpx.Response, answer: Mapping[str, Any] | None) -> NoReturn:
+def _raise_refusal(response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None) -> NoReturn:
     """Raise what a response other than a readable 200 means."""
-    status = response.status_code
+    status = response.status
     error = answer.get("error") if answer is not None else None
     # A 4xx without the gateway's own error object comes from something in between and is no verdict.
     if status in (408, 429) or not 400 <= status < 500 or not isinstance(error, dict):
@@ -158,10 +166,10 @@ def _raise_refusal(response: httpx.Response, answer: Mapping[str, Any] | None) -
     raise GatewayMisuse(f"{message} ({code})")
 
 
-def _read_object(response: httpx.Response) -> dict[str, Any] | None:
+def _read_object(content: bytes) -> dict[str, Any] | None:
     """Return the JSON object in a response, or None if there is none."""
     try:
-        answer = response.json()
+        answer = json.loads(content)
     except ValueError:
         return None
     return answer if isinstance(answer, dict) else None

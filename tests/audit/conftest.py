@@ -15,9 +15,8 @@ from temporalio.client import Client
 from config.temporal import run_in_db
 from inventory.catalogue import seed_catalogue
 from orders.models import Order
-from payments.activities import open_gateway
 from tests.audit.stories import stop_sagas, tell_stories
-from tests.conftest import HASTY_SHOP, working
+from tests.conftest import HASTY_SHOP, let_go_of_gateway, working
 from tests.emptying import empty_tables
 from tests.gateway import Server, run_server
 
@@ -30,21 +29,14 @@ class Past:
     gateway: Server
 
 
-async def let_go_of_client() -> None:
-    """Close this process's client of the gateway, so that the next is made anew, from the settings then."""
-    if open_gateway.cache_info().currsize:
-        await open_gateway().aclose()
-    open_gateway.cache_clear()
-
-
 @asynccontextmanager
 async def client_of_its_own() -> AsyncIterator[None]:
     """Activities in this process ask the gateway that the settings name meanwhile."""
-    await let_go_of_client()
+    await let_go_of_gateway()
     try:
         yield
     finally:
-        await let_go_of_client()
+        await let_go_of_gateway()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

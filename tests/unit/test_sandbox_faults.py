@@ -2,7 +2,7 @@
 
 import asyncio
 
-import httpx
+import aiohttp
 import pytest
 
 from payments.gateways.protocol import (
@@ -22,11 +22,13 @@ async def test_fault_strikes_once_and_then_the_request_succeeds(
     gateway: SandboxGateway, hasty: SandboxGateway, server: Server, key: str,
     operation: str, fault: str, source: str,
 ) -> None:  # fmt: skip
-    token = f"tok_{operation}_{fault}_x1" if source == "token" else "tok_ok"
+    # A read whose connection breaks is sent once more within the call.
+    times = 2 if operation == "find" and fault in ("reset", "answer_lost") else 1
+    token = f"tok_{operation}_{fault}_x{times}" if source == "token" else "tok_ok"
     charge = None if operation == "charge" else await pay(gateway, key, token=token)
     before = server.kinds(key)
     if source == "everyone":
-        server.set_fault(operation=operation, fault=fault, times=1, key_prefix=key).raise_for_status()
+        server.set_fault(operation=operation, fault=fault, times=times, key_prefix=key).raise_for_status()
     effect = [operation] if operation in ("charge", "refund") else []
 
     with pytest.raises(GatewayUnavailable) as struck:
@@ -34,9 +36,9 @@ async def test_fault_strikes_once_and_then_the_request_succeeds(
     assert server.kinds(key) == before + (effect if fault == "answer_lost" else [])
     assert struck.value.retry_after == (1.0 if fault == "rate_limited" else None)
     if fault in ("reset", "answer_lost"):
-        assert isinstance(struck.value.__cause__, httpx.ReadError), "not a TCP reset"
+        assert isinstance(struck.value.__cause__, aiohttp.ClientOSError), "not a TCP reset"
     if fault == "hang":
-        assert isinstance(struck.value.__cause__, (TimeoutError, httpx.TimeoutException))
+        assert isinstance(struck.value.__cause__, TimeoutError)
 
     assert await ask(gateway, operation, key, charge, token) is not None
     assert server.kinds(key) == before + effect

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import pytest
 
 from payments.gateways.protocol import (
@@ -137,7 +137,7 @@ async def test_timeout_covers_the_whole_call_not_each_read() -> None:
 async def test_nobody_listening_is_unavailable() -> None:
     with scripted_gateway(b"") as url:
         pass
-    assert isinstance((await fail_to_find(url)).__cause__, httpx.ConnectError)
+    assert isinstance((await fail_to_find(url)).__cause__, aiohttp.ClientConnectorError)
 
 
 @pytest.mark.parametrize(
