@@ -1,8 +1,8 @@
 """Hours and days of trouble on a server whose clock skips the waits: every attempt is made, none awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -98,13 +98,14 @@ class Outage:
         return self.over_at - self.began
 
 
-@contextmanager
-def gateway_down(monkeypatch: pytest.MonkeyPatch, lasts: timedelta) -> Iterator[Outage]:
+@asynccontextmanager
+async def gateway_down(monkeypatch: pytest.MonkeyPatch, lasts: timedelta) -> AsyncIterator[Outage]:
     """The gateway's address leads nowhere until the saga's clock says that the outage is over."""
     outage = Outage(lasts)
     with monkeypatch.context() as patch:
         patch.setattr(activities, "open_gateway", outage.open_gateway)
-        yield outage
+        async with aclosing(outage.nowhere):
+            yield outage
 
 
 async def see_flag(order: Order, subject: str) -> str:
@@ -124,7 +125,7 @@ async def see_flag(order: Order, subject: str) -> str:
 async def test_gateway_down_for_two_hours_delays_the_order_and_does_not_cancel_it(
     skipping: Client, monkeypatch: pytest.MonkeyPatch, admin_user: Any
 ) -> None:
-    with gateway_down(monkeypatch, timedelta(hours=2)) as outage:
+    async with gateway_down(monkeypatch, timedelta(hours=2)) as outage:
         order = await aplace()
         await hand_over(skipping)
         reason = await see_flag(order, "process_payment")
@@ -154,7 +155,7 @@ async def test_gateway_down_for_longer_than_the_deadline_rolls_the_order_back(
 ) -> None:
     """The step gives up after a day; the refund does not, and finds that nothing was charged."""
     settings.SAGA_RETRY_MAXIMUM = 900.0
-    with gateway_down(monkeypatch, timedelta(hours=26)) as outage:
+    async with gateway_down(monkeypatch, timedelta(hours=26)) as outage:
         order = await aplace()
         await hand_over(skipping)
         assert await asyncio.wait_for(saga_of(skipping, order).result(), 90) == "cancelled"
@@ -174,7 +175,7 @@ async def test_undo_stuck_for_three_days_is_retried_flagged_and_done_in_the_end(
     order = await aplace()
     await hand_over(skipping)
     assert await asyncio.wait_for(saga_of(skipping, order).result(), 30) == "completed"
-    with gateway_down(monkeypatch, timedelta(days=3)) as outage:
+    async with gateway_down(monkeypatch, timedelta(days=3)) as outage:
         await call(desk.cancel_order, order_id=order.pk, actor="ada", reason="wrong colour")
         await hand_over(skipping)
         await see_flag(order, "refund_payment")
