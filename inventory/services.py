@@ -108,6 +108,7 @@ _GIVE_BACK = """
     SELECT EXISTS (SELECT FROM inventory_hold WHERE order_id = %(order_id)s)
 """
 
+# What each product has received; its stock row is locked already.
 _TOP_UP = """
     UPDATE inventory_stockitem AS stock SET on_hand = stock.on_hand + received.units
     FROM unnest(%s::bigint[], %s::integer[]) AS received (product_id, units)
@@ -317,7 +318,7 @@ def top_up_stock(*, targets: Iterable[tuple[int, int]], note: str) -> int:
         if (missing := wanted[item.product_id] - (item.on_hand - item.reserved)) > 0
     ]
     with connection.cursor() as cursor:
-        units = [(movement.product_id, movement.on_hand_change) for movement in received]
-        cursor.execute(_TOP_UP, [[product_id for product_id, _ in units], [change for _, change in units]])
+        products = [movement.product_id for movement in received]
+        cursor.execute(_TOP_UP, [products, [movement.on_hand_change for movement in received]])
     StockMovement.objects.bulk_create(received)
     return sum(movement.on_hand_change for movement in received)

@@ -129,6 +129,8 @@ def read_unread(folder: Path) -> Iterator[UnreadMessage]:
     """What a folder of a Maildir holds. The Maildir would parse each, and a load test leaves thousands."""
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith("."):  # no mail, by the Maildir's rule: a file manager's
+                continue
             key = entry.name.partition(mailbox.Maildir.colon)[0]
             head = cut_head(Path(entry.path).read_bytes())
             yield UnreadMessage(key, head, datetime.fromtimestamp(entry.stat().st_mtime, UTC))
